@@ -109,7 +109,7 @@ def test_a_failed_export_does_not_lose_the_model(tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise tfft.errors.ExportError("no space left")
 
-    monkeypatch.setattr("tfft.recipes.fine_tuning.export", full)
+    monkeypatch.setattr("tfft.recipes.run_output.export", full)
     with pytest.raises(TfftError, match="no space left") as caught:
         tfft.finetune(
             tfft.load_backbone(nested()), _toy(), epochs=0, head_epochs=1, export_to=tmp_path / "1", verbose=False

@@ -294,6 +294,74 @@ def _sentences() -> Iterator[Preset]:
         )
 
 
+_TRANSFORMERS = (  # name, path on TF Hub, width, millions of parameters, paper, description, preprocessor
+    (
+        "bert-base-uncased",
+        "tensorflow/bert_en_uncased_L-12_H-768_A-12/4",
+        768,
+        109.5,
+        _BERT,
+        "BERT base, English without case",
+        _BERT_UNCASED,
+    ),
+    (
+        "bert-base-cased",
+        "tensorflow/bert_en_cased_L-12_H-768_A-12/4",
+        768,
+        108.3,
+        _BERT,
+        "BERT base, English with case",
+        _BERT_CASED,
+    ),
+    (
+        "bert-large-uncased",
+        "tensorflow/bert_en_uncased_L-24_H-1024_A-16/4",
+        1024,
+        335.1,
+        _BERT,
+        "BERT large, English without case",
+        _BERT_UNCASED,
+    ),
+    (
+        "albert-base",
+        "tensorflow/albert_en_base/3",
+        768,
+        11.7,
+        _ALBERT,
+        "ALBERT base: layers share their weights",
+        "tensorflow/albert_en_preprocess/3",
+    ),
+    (
+        "electra-small",
+        "google/electra_small/2",
+        256,
+        13.5,
+        _ELECTRA,
+        "ELECTRA-Small++: good for its size",
+        _BERT_UNCASED,
+    ),
+    ("electra-base", "google/electra_base/2", 768, 109.5, _ELECTRA, "ELECTRA base", _BERT_UNCASED),
+    (
+        "bert-expert-wiki-books",
+        "google/experts/bert/wiki_books/2",
+        768,
+        109.5,
+        _BERT,
+        "BERT base, newer training recipe",
+        _BERT_UNCASED,
+    ),
+    (
+        "bert-expert-pubmed",
+        "google/experts/bert/pubmed/2",
+        768,
+        109.5,
+        _BERT,
+        "BERT base for medical English",
+        _BERT_UNCASED,
+    ),
+)
+
+
 def _transformers() -> Iterator[Preset]:
     small = [(2, 128, 2, 4.4), (4, 256, 4, 11.2), (4, 512, 8, 28.8), (8, 512, 8, 41.4)]
     for layers, width, heads, parameters in small:
@@ -306,72 +374,7 @@ def _transformers() -> Iterator[Preset]:
             f"BERT of {layers} layers, {width} wide, English without case",
             _BERT_UNCASED,
         )
-    for name, path, width, parameters, paper, description, preprocessor in [
-        (
-            "bert-base-uncased",
-            "tensorflow/bert_en_uncased_L-12_H-768_A-12/4",
-            768,
-            109.5,
-            _BERT,
-            "BERT base, English without case",
-            _BERT_UNCASED,
-        ),
-        (
-            "bert-base-cased",
-            "tensorflow/bert_en_cased_L-12_H-768_A-12/4",
-            768,
-            108.3,
-            _BERT,
-            "BERT base, English with case",
-            _BERT_CASED,
-        ),
-        (
-            "bert-large-uncased",
-            "tensorflow/bert_en_uncased_L-24_H-1024_A-16/4",
-            1024,
-            335.1,
-            _BERT,
-            "BERT large, English without case",
-            _BERT_UNCASED,
-        ),
-        (
-            "albert-base",
-            "tensorflow/albert_en_base/3",
-            768,
-            11.7,
-            _ALBERT,
-            "ALBERT base: layers share their weights",
-            "tensorflow/albert_en_preprocess/3",
-        ),
-        (
-            "electra-small",
-            "google/electra_small/2",
-            256,
-            13.5,
-            _ELECTRA,
-            "ELECTRA-Small++: good for its size",
-            _BERT_UNCASED,
-        ),
-        ("electra-base", "google/electra_base/2", 768, 109.5, _ELECTRA, "ELECTRA base", _BERT_UNCASED),
-        (
-            "bert-expert-wiki-books",
-            "google/experts/bert/wiki_books/2",
-            768,
-            109.5,
-            _BERT,
-            "BERT base, newer training recipe",
-            _BERT_UNCASED,
-        ),
-        (
-            "bert-expert-pubmed",
-            "google/experts/bert/pubmed/2",
-            768,
-            109.5,
-            _BERT,
-            "BERT base for medical English",
-            _BERT_UNCASED,
-        ),
-    ]:
+    for name, path, width, parameters, paper, description, preprocessor in _TRANSFORMERS:
         yield _text(name, path, width, parameters, paper, description, preprocessor)
 
 

@@ -4,62 +4,35 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
-import json
 import os
 import pathlib
-import shutil
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Unpack
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from tfft import heads
 from tfft.backbones.base import Backbone
-from tfft.config import Phase, Plan, RunConfig, RunSettings, config_of
+from tfft.config import Plan, RunConfig, RunSettings, config_of
+from tfft.console.printer import Printer
 from tfft.console.progress import reading_bar
-from tfft.data import class_weights
-from tfft.errors import DataError, PlanError, TfftError, installed_version, join_names, raise_problems
+from tfft.errors import DataError, PlanError, installed_version, join_names, raise_problems
 from tfft.evaluation import Scores, evaluate
 from tfft.exporting.parity import FreshProcess
-from tfft.exporting.savedmodel import ExportResult, export, version_folder
-from tfft.freezing import describe, select
+from tfft.freezing import select
 from tfft.plans import NamedPlan, format_plan, named, summarize_plan
 from tfft.recipes.choosing import choose_plan, store_choice
-from tfft.recipes.costing import cost
 from tfft.recipes.expectation import expected_time, is_distributed, took
 from tfft.recipes.labelled import labelled_data
-from tfft.recipes.preparing import (
-    build_model,
-    check_same_backbone,
-    data_line,
-    is_cached,
-    open_backbone,
-    spec_of,
-    training_source,
-    with_new_statistics,
-)
-from tfft.recipes.run import (
-    CHECKPOINTS,
-    EXPORT,
-    Run,
-    check_out,
-    check_writable,
-    is_unfinished,
-    plan_from_yaml,
-    profiled,
-    write_model,
-    write_run,
-)
+from tfft.recipes.preparing import check_same_backbone, data_line, open_backbone, with_new_statistics
+from tfft.recipes.run import Run, plan_from_yaml, profiled
 from tfft.recipes.run_data import RunData, load_run_data
+from tfft.recipes.run_output import RunOutput
+from tfft.recipes.run_training import train_run
 from tfft.settings import defaults_of, documents
-from tfft.training import CheckpointConfig, History, TrainableSuffix, is_chief, on_chief, train
-from tfft.training.distribute import has_workers
+from tfft.training import is_chief
 from tfft.training.phase_checks import check_phases
-from tfft.training.tracking import RunTracking, check_trackers, tracking
+from tfft.training.tracking import check_trackers, tracking
 
 _SOON, _FEW = 300.0, 5000  # seconds and examples of a training beside which the process of the check may wait
 _OTHERS = ("plan", "out", "export_to", "cache", "callbacks", "log", "verbose", "config")
@@ -139,81 +112,43 @@ def finetune(
     """
     chosen, named_plan = _chosen(plan, config_of(config, task, settings, _OTHERS))
     _check(chosen, named_plan, callbacks)
-    folder, trackers = check_out(out), check_trackers(log, out)
-    target = None if export_to is None or isinstance(export_to, bool) else version_folder(export_to)
-    level = int(verbose) if is_chief() else 0
-    say, detail = _printer(level), _printer(level - 1)
+    output, trackers = RunOutput.of(out, export_to), check_trackers(log, out)
+    printer = Printer(int(verbose) if is_chief() else 0)
 
-    with reading_bar(level > 0) as progress:
-        run_data = load_run_data(data, chosen, progress)
-    if run_data.is_ready and chosen.augment:
-        raise PlanError(
-            "augment= expects images in a folder or arrays. For a ready dataset, augment with its own map()."
-        )
-    say(data_line(run_data))
-    if run_data.is_ready and chosen.sampling:
-        raise PlanError("sampling= expects a folder or arrays. A ready dataset has its own order: leave sampling out.")
-    keras.utils.set_random_seed(chosen.seed)
-    if chosen.deterministic:
-        tf.config.experimental.enable_op_determinism()
-    opened = open_backbone(backbone, chosen, run_data.task)
-    run_data.check_backbone(opened)
-    run_data, chosen, opened = run_data.adapted(opened, chosen, level > 0)
-    for note in opened.notes:
-        say(f"backbone: {note}")
-    if isinstance(chosen, Plan):
-        check_same_backbone(opened, chosen)
-        plan = chosen
-    else:
-        plan = choose_plan(opened, run_data, chosen, cache, named_plan, level, folder)
-    for note in run_data.notes(opened, plan.image_size):
-        say(note)
-    plan = dataclasses.replace(plan, versions=_versions(), backbone_digest=opened.digest)
-    for phase in plan.phases:
-        select(opened, phase.unfreeze)  # an unknown block is an error before training
-    say(summarize_plan(plan) if level == 1 else format_plan(plan))
-
-    for place in (folder, None if target is None else target.parent):
-        if place is not None:
-            check_writable(place)  # fail before training, not after
-    going_on = folder is not None and is_unfinished(folder)
-    if folder is not None and isinstance(chosen, RunConfig) and not is_distributed(opened):
-        store_choice(folder, plan, chosen, None if named_plan is None else named_plan.name)
-    expected = None if going_on else expected_time(opened, run_data, plan, cache, level)
+    run_data, chosen, opened = _opened(data, backbone, chosen, printer)
+    plan = _planned(opened, run_data, chosen, named_plan, cache, printer, output.folder)
+    output.check_writable()
+    resumes = output.resumes
+    if output.folder is not None and isinstance(chosen, RunConfig) and not is_distributed(opened):
+        store_choice(output.folder, plan, chosen, None if named_plan is None else named_plan.name)
+    expected = None if resumes else expected_time(opened, run_data, plan, cache, printer.level)
     if expected is not None:
-        say(expected)
+        printer.say(expected)
     seconds = {} if expected is None else {name: each.seconds for name, each in expected.phases.items()}
-    if folder is not None:
-        target = target or (None if export_to is False else folder / EXPORT / "1")
-    soon = target is not None and sum(seconds.values()) < _SOON and len(run_data.splits.train) < _FEW and is_chief()
+    soon = sum(seconds.values()) < _SOON and len(run_data.splits.train) < _FEW and is_chief()
     with (
-        FreshProcess() if soon else contextlib.nullcontext() as process,  # it imports TensorFlow meanwhile
-        tracking(trackers, folder, plan.to_dict()) as tracked,
+        # The process of the check imports TensorFlow meanwhile.
+        FreshProcess() if soon and output.target is not None else contextlib.nullcontext() as process,
+        tracking(trackers, output.folder, plan.to_dict()) as tracked,
     ):
-        run, held_out = _train(opened, run_data, plan, cache, callbacks, level, folder, seconds, tracked)
-        run = dataclasses.replace(run, folder=folder)
+        run, held_out = train_run(
+            opened, run_data, plan, cache=cache, callbacks=callbacks, printer=printer, folder=output.folder,
+            expected=seconds, tracked=tracked,
+        )  # fmt: skip
+        run = dataclasses.replace(run, folder=output.folder)
         if line := took(run.seconds, run.expected_seconds, getattr(chosen, "minutes", None)):
-            say(line)
+            printer.say(line)
         if run_data.splits.test_folder is not None:
-            run = dataclasses.replace(run, test_scores=_tested(run, run_data.splits.test_folder, say))
-        if folder is not None:
-            on_chief(run.model, lambda: write_run(run, folder))
-        if target is not None and going_on and target.is_dir() and target.parent.parent == folder:
-            say(f"{target} was exported before the run was stopped")  # exports are complete or absent
-            target = None
-        if target is not None:
-            try:
-                exported = on_chief(run.model, lambda: _export(run, target, run_data, held_out, process))
-            except TfftError as error:
-                error.run = run  # type: ignore[attr-defined]  # a failed export does not lose the trained model
-                error.add_note("The attribute `run` of this error holds the trained model.")
-                raise
-            run = dataclasses.replace(run, export=exported)
-    if folder is not None and (folder / CHECKPOINTS).is_dir():
-        on_chief(run.model, lambda: shutil.rmtree(folder / CHECKPOINTS))  # the run is complete
+            run = dataclasses.replace(run, test_scores=_tested(run, run_data.splits.test_folder, printer))
+        output.write(run)
+        if output.is_exported(resumes):
+            printer.say(f"{output.target} was exported before the run was stopped")
+        else:
+            run = output.export(run, run_data, held_out, process)
+    output.remove_checkpoints(run)
     if run.export is not None:
-        detail(f"exported to {run.export.path}, largest difference {run.export.largest_difference:.1e}")
-    say(run.summary)
+        printer.detail(f"exported to {run.export.path}, largest difference {run.export.largest_difference:.1e}")
+    printer.say(run.summary)
     return run
 
 
@@ -295,131 +230,56 @@ def _check(config: RunConfig | Plan, plan: NamedPlan | None, callbacks: Sequence
         plan.check(config)
 
 
-def _printer(level: int) -> Callable[[object], None]:
-    return (lambda text: print(text, flush=True)) if level > 0 else (lambda text: None)
+def _opened(
+    data: Any, backbone: Any, chosen: RunConfig | Plan, printer: Printer
+) -> tuple[RunData, RunConfig | Plan, Backbone]:
+    """Read the data, open the backbone and fit each to the other; return both with the settings chosen for them."""
+    with reading_bar(printer.level > 0) as progress:
+        run_data = load_run_data(data, chosen, progress)
+    printer.say(data_line(run_data))
+    keras.utils.set_random_seed(chosen.seed)
+    if chosen.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    opened = open_backbone(backbone, chosen, run_data.task)
+    run_data.check_backbone(opened)
+    run_data, chosen, opened = run_data.adapted(opened, chosen, printer.level > 0)
+    for note in opened.notes:
+        printer.say(f"backbone: {note}")
+    return run_data, chosen, opened
 
 
-def _train(
+def _planned(
     backbone: Backbone,
     data: RunData,
-    plan: Plan,
+    chosen: RunConfig | Plan,
+    named_plan: NamedPlan | None,
     cache: str | os.PathLike[str] | bool | None,
-    callbacks: Sequence[keras.callbacks.Callback],
-    level: int,
+    printer: Printer,
     folder: pathlib.Path | None,
-    expected: Mapping[str, float],
-    tracked: RunTracking,
-) -> tuple[Run, Callable[[], tf.data.Dataset]]:
-    keras.utils.set_random_seed(plan.seed)  # again: opening may or may not have drawn numbers
-    model = build_model(backbone, data, plan)
-    spec = spec_of(backbone, plan)
-    estimate = cost(model, plan, len(data.splits.train), cached=is_cached(data, cache))
-    say, detail = _printer(level), _printer(level - 1)
-    if estimate:
-        detail(estimate)
-    held_out = functools.cache(lambda: data.validation(spec, plan.batch_size))
-    with tf.device("CPU:0"):
-        epoch = tf.Variable(0, dtype=tf.int64, trainable=False, name="epoch")
-    # Of completed phases, also those before an interruption.
-    memory: dict[str, Any] = {"scores": [], "seconds": {}, "expected_seconds": dict(expected)}
-    clock = [time.perf_counter()]
-
-    def measure(phase: Phase, history: History, part: TrainableSuffix | None) -> None:
-        if phase.contrastive_repeats and memory["scores"] and phase is not plan.phases[-1]:
-            line = "features changed; the head will follow"  # a score would mean nothing
-        else:
-            scores = _scores(model, part, lambda: data.evaluation(spec, plan.batch_size))
-            memory["scores"].append(json.dumps(scores.to_dict()))
-            tracked.log_scores(phase.name, {"loss": scores.loss, scores.metric: scores.value})
-            line = scores.summary if level > 1 else scores.brief
-        if phase.epochs and not phase.contrastive_repeats:
-            line += f", epoch {history.best[phase.name]} of {phase.epochs}"
-        memory["seconds"][phase.name] = time.perf_counter() - clock[-1]
-        clock.append(time.perf_counter())
-        say(f"{phase.name}: {line}\n  {history.audits[phase.name].summary}")
-        for note in history.notes:
-            say("  " + note.removeprefix(f"phase {phase.name!r}: "))
-        if folder is not None and phase is not plan.phases[-1]:  # a failure in a later phase loses that phase only
-            on_chief(model, lambda: write_model(model, folder))
-
-    history = train(
-        model,
-        lambda: data.training(spec, plan, epoch),
-        held_out() if data.is_ready or spec is None else held_out,  # what may not fit the model is an error at once
-        plan.phases,
-        source=training_source(data, plan, cache),
-        epoch=epoch,
-        l2=plan.l2,
-        seed=plan.seed,
-        microbatch_size=plan.microbatch_size,
-        class_weight=_class_weight(data, plan),
-        batch_norm=plan.batch_norm,
-        callbacks=callbacks,
-        verbose=level,
-        after_phase=measure,
-        checkpoints=_checkpoints(model, plan, data, folder),
-        memory=memory,
-        example_scores=True,
-        after_epoch=tracked.log,
-    )
-    detail(describe(model))
-    scores = [Scores.from_dict(json.loads(text)) for text in memory["scores"]]
-    clean = data.deduplicated(spec, plan.batch_size)
-    run = Run(
-        model, plan, history, scores[0], scores[-1], data.class_names, data.splits.skipped, data_report=data.checked,
-        split_names=data.splits.items, deduplicated_scores=None if clean is None else evaluate(model, clean),
-        seconds=memory["seconds"], expected_seconds=memory["expected_seconds"],
-    )  # fmt: skip
-    return run, held_out
+) -> Plan:
+    """Return the complete plan, the given one or a new one, and print it."""
+    if isinstance(chosen, Plan):
+        check_same_backbone(backbone, chosen)
+        plan = chosen
+    else:
+        plan = choose_plan(backbone, data, chosen, cache, named_plan, printer.level, folder)
+    for note in data.notes(backbone, plan.image_size):
+        printer.say(note)
+    plan = dataclasses.replace(plan, versions=_versions(), backbone_digest=backbone.digest)
+    for phase in plan.phases:
+        select(backbone, phase.unfreeze)  # an unknown block is an error before training
+    printer.say(summarize_plan(plan) if printer.level == 1 else format_plan(plan))
+    return plan
 
 
-def _scores(model: keras.Model, part: TrainableSuffix | None, held_out: Callable[[], tf.data.Dataset]) -> Scores:
-    """Return the scores of a model, computed on the features of the held-out examples if a phase has them."""
-    if part is None or part.features is None or part.validation is None:
-        return evaluate(model, held_out())
-    return evaluate(part.model, part.validation, head=heads.from_model(model))
-
-
-def _tested(run: Run, folder: str, say: Callable[[object], None]) -> Scores | None:
+def _tested(run: Run, folder: str, printer: Printer) -> Scores | None:
     """Return the scores on the labelled examples of a ``test/`` folder; None, and a note, if it has no labels."""
     try:
         dataset, _, _ = labelled_data(run, folder, run.plan.batch_size)
     except DataError as error:
-        say(f"{folder} was not measured: {error}")
+        printer.say(f"{folder} was not measured: {error}")
         return None
     return evaluate(run.model, dataset)
-
-
-def _checkpoints(model: keras.Model, plan: Plan, data: RunData, folder: pathlib.Path | None) -> CheckpointConfig | None:
-    """Return where to write checkpoints; None with several workers, which cannot write them."""
-    if folder is None or has_workers(model):
-        return None
-    settings = {name: value for name, value in plan.to_dict().items() if name not in ("reasons", "versions", "phases")}
-    identity = {"plan": settings, "data": data.splits.fingerprint()}
-    return CheckpointConfig(folder / CHECKPOINTS, identity=identity, remove=False)
-
-
-def _class_weight(data: RunData, plan: Plan) -> Mapping[int, float] | None:
-    if plan.class_weight is None:
-        return None
-    weights: Any = plan.class_weight
-    return class_weights(np.repeat(np.arange(len(data.counts)), data.counts), data.class_names, weights)
-
-
-def _export(
-    run: Run,
-    target: pathlib.Path,
-    data: RunData,
-    held_out: Callable[[], tf.data.Dataset],
-    process: FreshProcess | None,
-) -> ExportResult:
-    examples: Any = list(data.splits.validation.export_files)
-    if not examples:
-        inputs = next(iter(held_out()))[0]
-        examples = {k: np.asarray(v)[:8] for k, v in inputs.items()} if isinstance(inputs, dict) else None
-        if isinstance(inputs, tf.Tensor):
-            examples = np.asarray(inputs)[:8]
-    return export(run.model, target, examples=examples, card=run.card, process=process)
 
 
 def _versions() -> dict[str, str]:

@@ -193,6 +193,7 @@ def load_run_data(data: Any, config: SharedSettings, progress: ReadingProgress |
         return _run_data(data, data.root, config, given=True)
     if is_ready(data):
         registry.Match("ready datasets", ready_splits, frozenset({"task"})).check(explicit(asked))
+        _check_ready(config)
         splits = ready_splits(data[0], data[1], data[2] if len(data) > 2 else None, task=config.task)
         return RunData(splits, None, splits.train.title, given=True)
     check_supported(config)
@@ -207,6 +208,7 @@ def load_run_data(data: Any, config: SharedSettings, progress: ReadingProgress |
 
 def _run_data(splits: Splits[Any], name: str, config: SharedSettings, given: bool = False) -> RunData:
     if not splits.modality:  # the caller's own splits of datasets
+        _check_ready(config)
         return RunData(splits, None, splits.train.title, given=True)
     modality = modality_of(splits)
     if (changes := augmentation(config.augment)) is not None:
@@ -217,6 +219,18 @@ def _run_data(splits: Splits[Any], name: str, config: SharedSettings, given: boo
                 f"augment={join_names(wrong)} cannot augment {modality.items}. For {modality.items}, expected: {valid}."
             )
     return RunData(splits, modality, name or splits.train.title, given)
+
+
+def _check_ready(config: SharedSettings) -> None:
+    """Raise PlanError if a setting changes examples that come in batches already."""
+    problems = []
+    if config.augment:
+        problems.append(
+            "augment= expects images in a folder or arrays. For a ready dataset, augment with its own map()"
+        )
+    if config.sampling:
+        problems.append("sampling= expects a folder or arrays. A ready dataset has its own order: leave sampling out")
+    raise_problems(PlanError, "These settings cannot be used", problems)
 
 
 def check_supported(config: SharedSettings) -> None:

@@ -64,27 +64,8 @@ def _fit(
     before: Sequence[tuple[Any, np.ndarray]],
     notes: list[str],
 ) -> tuple[History, Score | None]:
-    model = context.model
-    if phase.contrastive_repeats:
-        part, steps, arguments = contrast(context, phase, notes)
-        context.optimizer = context.trained = None  # they knew another loss
-    else:
-        context.trained = context.part(notes, phase)
-        part, steps, arguments = context.batches(context.trained, phase, notes)
-    setter = rate_setter(context.callbacks)
-    if setter and phase.schedule != "plateau":
-        notes.append(
-            f"phase {phase.name!r}: {setter} sets the learning rate, so it starts at {phase.learning_rate:g} and the "
-            f"schedule {phase.schedule!r} is not used"
-        )
-    scheduled = dataclasses.replace(phase, schedule="plateau") if setter else phase  # a number, which can be set
-    optimizer = _optimizer(context, scheduled, steps * phase.epochs, {variable.path for variable, _ in before})
-    whole = context.compile_arguments if phase.contrastive_repeats else arguments
-    model.compile(optimizer=optimizer, **whole)  # what callbacks see, and the user is given back
-    if part.model is not model:
-        part.model.compile(optimizer=optimizer, **arguments)
-        if context.callbacks and not phase.contrastive_repeats:
-            build_metrics(model, part.dataset)
+    contrastive = phase.contrastive_repeats > 0
+    part, steps, optimizer = _compiled(context, phase, before, notes)
     watch = PhaseWatch(
         phase,
         steps,
@@ -93,11 +74,11 @@ def _fit(
         start,
         before,
         context.selection,
-        ExampleScores(part, model) if context.example_scores and not phase.contrastive_repeats else lambda: None,
+        ExampleScores(part, context.model) if context.example_scores and not contrastive else lambda: None,
         context.record,
     )
     bar = Progress(phase.name, steps * phase.epochs)
-    check = audit(model)  # of the whole model, also where a part of it is fitted
+    check = audit(context.model)  # of the whole model, also where a part of it is fitted
     callbacks = context.course(_callbacks(context, phase, part, watch, bar))
     try:  # the dataset orders itself
         distribute.fit(part.model, part.dataset, part.validation, epochs=phase.epochs, callbacks=callbacks, verbose=0)
@@ -111,12 +92,40 @@ def _fit(
         notes.append(_kept(phase, "epoch"))
     elif phase.interpolate:
         best = _interpolated(context, phase, part, watch, notes)
-    context.optimizer = optimizer if watch.best_epoch and not phase.contrastive_repeats else None
+    context.optimizer = optimizer if watch.best_epoch and not contrastive else None
     history = History(
         tuple(watch.rows), {phase.name: watch.best_epoch}, {phase.name: report}, tuple(notes),
         _by_phase(phase, watch.example_scores),
     )  # fmt: skip
     return history, best
+
+
+def _compiled(
+    context: TrainingContext, phase: Phase, before: Sequence[tuple[Any, np.ndarray]], notes: list[str]
+) -> tuple[TrainableSuffix, int, keras.optimizers.Optimizer]:
+    """Compile the model, and the part of it that is fitted; return that part, its steps an epoch and the optimizer."""
+    model, contrastive = context.model, phase.contrastive_repeats > 0
+    if contrastive:
+        part, steps, arguments = contrast(context, phase, notes)
+        context.optimizer = context.trained = None  # they knew another loss
+    else:
+        context.trained = context.part(notes, phase)
+        part, steps, arguments = context.batches(context.trained, phase, notes)
+    setter = rate_setter(context.callbacks)
+    if setter and phase.schedule != "plateau":
+        notes.append(
+            f"phase {phase.name!r}: {setter} sets the learning rate, so it starts at {phase.learning_rate:g} and the "
+            f"schedule {phase.schedule!r} is not used"
+        )
+    scheduled = dataclasses.replace(phase, schedule="plateau") if setter else phase  # a number, which can be set
+    optimizer = _optimizer(context, scheduled, steps * phase.epochs, {variable.path for variable, _ in before})
+    whole = context.compile_arguments if contrastive else arguments
+    model.compile(optimizer=optimizer, **whole)  # what callbacks see, and the user is given back
+    if part.model is not model:
+        part.model.compile(optimizer=optimizer, **arguments)
+        if context.callbacks and not contrastive:
+            build_metrics(model, part.dataset)
+    return part, steps, optimizer
 
 
 def _reinitialized(context: TrainingContext, phase: Phase) -> list[tuple[Any, np.ndarray]]:

@@ -57,53 +57,71 @@ def adapt(
     Raises:
         BackboneError: The graph cannot take images of this size.
     """
-    variables = list(getattr(loaded, "variables", None) or [])
-    converted = False
-
-    def flat_of(one: Endpoint) -> FlatGraph:
-        nonlocal converted
-        traced = one.flat(variables)
-        flat = tf1.modernized(traced, loaded)
-        converted |= flat is not traced
-        return flat
-
-    notes = (endpoint.note,) if endpoint.note else ()
-    flat = flat_of(endpoint)
+    graphs = _Graphs(loaded)
+    notes = [endpoint.note] if endpoint.note else []
+    flat = graphs.flat(endpoint)
     parsed = parsed_endpoint(endpoint, flat)
     if parsed is not None:
-        endpoint, flat, notes = parsed, flat_of(parsed), (*notes, described(parsed))
+        endpoint, flat = parsed, graphs.flat(parsed)
+        notes.append(described(parsed))
         per_example |= not parsed.batched
     settled, more = settle_shapes(endpoint, flat)
     if settled is not endpoint:
-        endpoint, flat, notes = settled, flat_of(settled), (*notes, *more)
+        endpoint, flat = settled, graphs.flat(settled)
+        notes += more
     if image_size is not None and has_fixed_size(endpoint, image_size):
         _, height, width, _ = endpoint.specs[0].shape
-        endpoint, flat = free_size(endpoint, flat_of, image_size)
-        notes = (*notes, f"It was saved for images of {height} x {width} pixels; its convolutions take any size.")
-    if not per_example and (single := _one_row_at_a_time(endpoint, loaded)) is not None:
-        endpoint, flat = single, flat_of(single)
-    rows = fixed_rows(endpoint.specs)
+        endpoint, flat = free_size(endpoint, graphs.flat, image_size)
+        notes.append(f"It was saved for images of {height} x {width} pixels; its convolutions take any size.")
     if per_example:
-        return Adapted(endpoint, flat, (*notes, _ONE_AT_A_TIME), False, converted)
+        return Adapted(endpoint, flat, (*notes, _ONE_AT_A_TIME), False, graphs.converted)
+    if (single := _one_row_at_a_time(endpoint, loaded)) is not None:
+        endpoint, flat = single, graphs.flat(single)
+    adapted = _batched(endpoint, flat, graphs)
+    return dataclasses.replace(adapted, notes=(*notes, *adapted.notes), converted=graphs.converted)
+
+
+class _Graphs:
+    """Graphs of the endpoints of a SavedModel, with what TF1 wrote replaced.
+
+    Attributes:
+        converted: Whether anything was replaced.
+    """
+
+    def __init__(self, loaded: Any) -> None:
+        self._loaded, self._variables = loaded, list(getattr(loaded, "variables", None) or [])
+        self.converted = False
+
+    def flat(self, endpoint: Endpoint) -> FlatGraph:
+        """Return the flat graph of an endpoint."""
+        traced = endpoint.flat(self._variables)
+        flat = tf1.modernized(traced, self._loaded)
+        self.converted |= flat is not traced
+        return flat
+
+
+def _batched(endpoint: Endpoint, flat: FlatGraph, graphs: _Graphs) -> Adapted:
+    """Make an endpoint take batches of any size: by its graph, else by calling it for one or some rows at a time."""
+    rows = fixed_rows(endpoint.specs)
     if rows is None or (rows > 1 and all(spec.shape.rank == 1 for spec in endpoint.specs)):  # a waveform
-        return Adapted(endpoint, flat, notes, None, converted)
-    free = free_batch(endpoint, flat_of)
+        return Adapted(endpoint, flat, ())
+    free = free_batch(endpoint, graphs.flat)
     if free is not None:
         note = f"It was saved for {rows} example{'s' * (rows > 1)} at a time; its graph takes a batch of any size."
-        return Adapted(free, flat_of(free), (*notes, note), None, converted)
+        return Adapted(free, graphs.flat(free), (note,))
     if rows == 1:
-        return Adapted(endpoint, flat, (*notes, _ONE_AT_A_TIME), True, converted)
+        return Adapted(endpoint, flat, (_ONE_AT_A_TIME,), True)
     if rows_are_examples(endpoint):
         note = (
             f"It was saved for {rows} examples at a time, so a batch goes through it in groups of {rows}; the last "
             "group is filled up with examples of the batch."
         )
-        return Adapted(endpoint, flat, (*notes, note), True, converted, rows)
+        return Adapted(endpoint, flat, (note,), True, rows=rows)
     note = (
         f"Its input takes exactly {rows} rows. If they are one example, pass per_example=True, which calls it once for "
         f"each; if they are a batch, train with batch_size={rows}."
     )
-    return Adapted(endpoint, flat, (*notes, note), None, converted)
+    return Adapted(endpoint, flat, (note,))
 
 
 def _one_row_at_a_time(endpoint: Endpoint, loaded: Any) -> Endpoint | None:

@@ -114,15 +114,7 @@ def find_endpoint(loaded: Any, signature: str | None = None, *, per_example: boo
     if signature is None and not (functions or signatures) and hasattr(loaded, "structured_input_signature"):
         return _from_concrete("the saved function", loaded)
     if signature is not None:
-        if signature in functions:
-            return _from_function(signature, functions[signature])
-        if signature in signatures:
-            return _from_signature(signature, signatures[signature])
-        names = [*functions, *signatures]
-        hint = did_you_mean(signature, names)
-        raise BackboneError(
-            f"The SavedModel has no signature {signature!r}.{hint} It has: {join_names(names) or 'none'}."
-        )
+        return _named(signature, functions, signatures)
     called = [name for name in ("__call__", "serve") if name in functions]
     usual = [name for name in (*_USUAL_SIGNATURES, *signatures) if name in signatures]
     only = [] if called or usual else [*functions] if len(functions) == 1 else []
@@ -139,11 +131,11 @@ def find_endpoint(loaded: Any, signature: str | None = None, *, per_example: boo
     why = "takes no tensor" if default is None else default.unfit(per_example)
     if default is not None and not why:
         return default
-    others = [_tried(_from_signature, name, signatures[name]) for name in dict.fromkeys(usual) if name != first]
-    fitting = [other for other in others if other is not None and not other.unfit(per_example)]
+    others = {name: signatures[name] for name in usual if name != first}
+    fitting = _fitting(_from_signature, others, per_example)
     if not fitting:  # a signature is often a saved function too, under another name
-        others = [_tried(_from_function, name, functions[name]) for name in functions if name != first]
-        fitting = [other for other in others if other is not None and not other.unfit(per_example)]
+        others = {name: function for name, function in functions.items() if name != first}
+        fitting = _fitting(_from_function, others, per_example)
     if len(fitting) == 1:
         note = f"{fitting[0]} is called, since {default or first} {why} and no other fits. signature= chooses another."
         return dataclasses.replace(fitting[0], note=note)
@@ -155,6 +147,23 @@ def find_endpoint(loaded: Any, signature: str | None = None, *, per_example: boo
     if default is None:
         raise SavedModelError(f"The endpoint {first} takes no tensor.")
     return default
+
+
+def _named(name: str, functions: Mapping[str, Any], signatures: Mapping[str, Any]) -> Endpoint:
+    """Return the endpoint of a function or a signature, by its name."""
+    if name in functions:
+        return _from_function(name, functions[name])
+    if name in signatures:
+        return _from_signature(name, signatures[name])
+    names = [*functions, *signatures]
+    hint = did_you_mean(name, names)
+    raise BackboneError(f"The SavedModel has no signature {name!r}.{hint} It has: {join_names(names) or 'none'}.")
+
+
+def _fitting(make: Callable[[str, Any], Endpoint], named: Mapping[str, Any], per_example: bool) -> list[Endpoint]:
+    """Return those endpoints that take a batch of examples and give features."""
+    found = [_tried(make, name, function) for name, function in named.items()]
+    return [one for one in found if one is not None and not one.unfit(per_example)]
 
 
 def _tried(make: Callable[[str, Any], Endpoint], name: str, function: Any) -> Endpoint | None:

@@ -1,0 +1,171 @@
+"""Training of the model of a run, phase by phase, with its scores: :func:`train_run`."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import pathlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfft import heads
+from tfft.backbones.base import Backbone
+from tfft.config import Phase, Plan
+from tfft.console.printer import Printer
+from tfft.data import class_weights
+from tfft.evaluation import Scores, evaluate
+from tfft.freezing import describe
+from tfft.recipes.costing import cost
+from tfft.recipes.preparing import build_model, is_cached, spec_of, training_source
+from tfft.recipes.run import CHECKPOINTS, Run, write_model
+from tfft.recipes.run_data import RunData
+from tfft.training import CheckpointConfig, History, TrainableSuffix, on_chief, train
+from tfft.training.distribute import has_workers
+from tfft.training.tracking import RunTracking
+
+
+def train_run(
+    backbone: Backbone,
+    data: RunData,
+    plan: Plan,
+    *,
+    cache: str | os.PathLike[str] | bool | None,
+    callbacks: Sequence[keras.callbacks.Callback],
+    printer: Printer,
+    folder: pathlib.Path | None,
+    expected: Mapping[str, float],
+    tracked: RunTracking,
+) -> tuple[Run, Callable[[], tf.data.Dataset]]:
+    """Build the model of a run and train it; measure it after each phase.
+
+    Args:
+        backbone: Opened backbone.
+        data: Data of the run.
+        plan: Complete plan.
+        cache: As in :func:`tfft.finetune`.
+        callbacks: Keras callbacks for all epochs.
+        printer: Printer for results.
+        folder: Folder of the run, for checkpoints and the model after each phase; None for none.
+        expected: Expected seconds of each phase, by name; empty if they were not measured.
+        tracked: Experiment trackers.
+
+    Returns:
+        The run without what is written and exported, and a function that returns batches of the held-out examples.
+    """
+    keras.utils.set_random_seed(plan.seed)  # again: opening may or may not have drawn numbers
+    model = build_model(backbone, data, plan)
+    spec = spec_of(backbone, plan)
+    if estimate := cost(model, plan, len(data.splits.train), cached=is_cached(data, cache)):
+        printer.detail(estimate)
+    held_out = functools.cache(lambda: data.validation(spec, plan.batch_size))
+    with tf.device("CPU:0"):
+        epoch = tf.Variable(0, dtype=tf.int64, trainable=False, name="epoch")
+    results = _PhaseResults(
+        model, plan, lambda: data.evaluation(spec, plan.batch_size), printer, folder, tracked, expected
+    )
+    history = train(
+        model,
+        lambda: data.training(spec, plan, epoch),
+        held_out() if data.is_ready or spec is None else held_out,  # what may not fit the model is an error at once
+        plan.phases,
+        source=training_source(data, plan, cache),
+        epoch=epoch,
+        l2=plan.l2,
+        seed=plan.seed,
+        microbatch_size=plan.microbatch_size,
+        class_weight=_class_weight(data, plan),
+        batch_norm=plan.batch_norm,
+        callbacks=callbacks,
+        verbose=printer.level,
+        after_phase=results.add,
+        checkpoints=_checkpoints(model, plan, data, folder),
+        memory=results.stored,
+        example_scores=True,
+        after_epoch=tracked.log,
+    )
+    printer.detail(describe(model))
+    clean = data.deduplicated(spec, plan.batch_size)
+    run = Run(
+        model, plan, history, results.scores[0], results.scores[-1], data.class_names, data.splits.skipped,
+        data_report=data.checked, split_names=data.splits.items,
+        deduplicated_scores=None if clean is None else evaluate(model, clean),
+        seconds=results.stored["seconds"], expected_seconds=results.stored["expected_seconds"],
+    )  # fmt: skip
+    return run, held_out
+
+
+class _PhaseResults:
+    """Scores and seconds of each phase of a run, also of those before an interruption.
+
+    Attributes:
+        stored: What the checkpoints keep.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        plan: Plan,
+        held_out: Callable[[], tf.data.Dataset],
+        printer: Printer,
+        folder: pathlib.Path | None,
+        tracked: RunTracking,
+        expected: Mapping[str, float],
+    ) -> None:
+        self._model, self._plan, self._held_out = model, plan, held_out
+        self._printer, self._folder, self._tracked = printer, folder, tracked
+        self.stored: dict[str, Any] = {"scores": [], "seconds": {}, "expected_seconds": dict(expected)}
+        self._began = time.perf_counter()
+
+    @property
+    def scores(self) -> list[Scores]:
+        """Scores after each phase that was measured."""
+        return [Scores.from_dict(json.loads(text)) for text in self.stored["scores"]]
+
+    def add(self, phase: Phase, history: History, part: TrainableSuffix | None) -> None:
+        """Measure the model after a phase, print the result and write the model."""
+        is_last = phase is self._plan.phases[-1]
+        if phase.contrastive_repeats and self.stored["scores"] and not is_last:
+            line = "features changed; the head will follow"  # a score would mean nothing
+        else:
+            scores = _scores(self._model, part, self._held_out)
+            self.stored["scores"].append(json.dumps(scores.to_dict()))
+            self._tracked.log_scores(phase.name, {"loss": scores.loss, scores.metric: scores.value})
+            line = scores.summary if self._printer.level > 1 else scores.brief
+        if phase.epochs and not phase.contrastive_repeats:
+            line += f", epoch {history.best[phase.name]} of {phase.epochs}"
+        now = time.perf_counter()
+        self.stored["seconds"][phase.name], self._began = now - self._began, now
+        self._printer.say(f"{phase.name}: {line}\n  {history.audits[phase.name].summary}")
+        for note in history.notes:
+            self._printer.say("  " + note.removeprefix(f"phase {phase.name!r}: "))
+        if (folder := self._folder) is not None and not is_last:  # a failure in a later phase loses that phase only
+            on_chief(self._model, lambda: write_model(self._model, folder))
+
+
+def _scores(model: keras.Model, part: TrainableSuffix | None, held_out: Callable[[], tf.data.Dataset]) -> Scores:
+    """Return the scores of a model, computed on the features of the held-out examples if a phase has them."""
+    if part is None or part.features is None or part.validation is None:
+        return evaluate(model, held_out())
+    return evaluate(part.model, part.validation, head=heads.from_model(model))
+
+
+def _checkpoints(model: keras.Model, plan: Plan, data: RunData, folder: pathlib.Path | None) -> CheckpointConfig | None:
+    """Return where to write checkpoints; None with several workers, which cannot write them."""
+    if folder is None or has_workers(model):
+        return None
+    settings = {name: value for name, value in plan.to_dict().items() if name not in ("reasons", "versions", "phases")}
+    identity = {"plan": settings, "data": data.splits.fingerprint()}
+    return CheckpointConfig(folder / CHECKPOINTS, identity=identity, remove=False)
+
+
+def _class_weight(data: RunData, plan: Plan) -> Mapping[int, float] | None:
+    if plan.class_weight is None:
+        return None
+    weights: Any = plan.class_weight
+    return class_weights(np.repeat(np.arange(len(data.counts)), data.counts), data.class_names, weights)
