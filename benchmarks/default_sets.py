@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import importlib.util
 import pathlib
 import xml.etree.ElementTree
 from collections.abc import Callable, Mapping
@@ -39,7 +40,9 @@ class Set:
 
 def makers(folder: pathlib.Path | None, side: int, texts: bool) -> dict[str, Callable[[], Set]]:
     """Return the sets that can be made of what is at hand, by name."""
-    found: dict[str, Callable[[], Set]] = {"digits": _digits, "textures": _textures, "scenes": _scenes, "faces": _faces}
+    found: dict[str, Callable[[], Set]] = {"digits": _digits, "scenes": _scenes}
+    if importlib.util.find_spec("skimage") is not None:  # scikit-image
+        found |= {"textures": _textures, "faces": _faces}
     if folder is not None:
         own: dict[str, Callable[[pathlib.Path, int], Set]] = {
             "ants_bees": _ants_bees, "sign_digits": _sign_digits, "houses": _houses, "camvid": _camvid,

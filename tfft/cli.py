@@ -23,6 +23,7 @@ from tfft.commands import (
     evaluate,
     explain,
     export,
+    features,
     inspect,
     language,
     prediction,
@@ -40,7 +41,7 @@ from tfft.io.allocator import advise_memory
 _COMMANDS: dict[str, Any] = {
     "demo": demo, "train": train, "language": language, "check": check, "preview": preview, "inspect": inspect,
     "recommend": recommend, "predict": prediction, "explain": explain, "evaluate": evaluate,
-    "report": report, "export": export, "serve": serve, "cache": cache, "list": list_presets,
+    "report": report, "export": export, "serve": serve, "features": features, "cache": cache, "list": list_presets,
 }  # fmt: skip
 _WRONG_INPUT, _INTERRUPTED = 2, 130
 _DESCRIPTION = "Transfer learning with TensorFlow and Keras: from a folder of photos to a served model."

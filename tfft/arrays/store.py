@@ -36,6 +36,7 @@ except ImportError:  # not on Windows
 WAVES = "waves"  # folder in tfft's cache for waveforms
 MANIFEST, LOCK = "manifest.json", "writing"
 _KEY = re.compile(r"[0-9a-f]{64}")
+_SHARDS = ".shards"  # ending of the folder of an entry that is computed in parts
 _ASIDE = re.compile(r"\.[0-9a-f]{64}\..+\.(tmp|old)")
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 _YOUNG, _OLD = 60.0, 86400.0  # seconds by which a writer has its lock, and after which it is considered dead
@@ -212,6 +213,16 @@ def is_written(path: Path) -> bool:
 def entries(root: Path) -> list[Path]:
     """Return the folders of all entries, including damaged ones."""
     return [path for path in _folders(root) if _KEY.fullmatch(path.name)]
+
+
+def shards_of(root: Path, key: str) -> Path:
+    """Return the folder of the parts of an entry, which are entries themselves."""
+    return root / f"{key}{_SHARDS}"
+
+
+def shard_folders(root: Path) -> list[Path]:
+    """Return the folders of entries that are computed in parts."""
+    return [path for path in _folders(root) if path.suffix == _SHARDS and _KEY.fullmatch(path.stem)]
 
 
 def unfinished(root: Path) -> list[Path]:

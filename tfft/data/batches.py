@@ -38,6 +38,7 @@ class BatchOptions:
         views: Number of views, used in turn; None for a new one each time. No effect without ``augment``.
         sampling: ``"balanced"`` draws every class equally often; None shows each example once per pass.
         cache: Whether to keep decoded examples in memory; ``"auto"`` if they take less than 512 MB.
+        rows: Rows to make where a dataset holds every view of every example; None for all. See :func:`assemble_views`.
 
     Raises:
         PlanError: If a value is out of range.
@@ -51,6 +52,7 @@ class BatchOptions:
     views: int | None = None
     sampling: str | None = None
     cache: bool | Literal["auto"] = "auto"
+    rows: range | None = None
 
     def __post_init__(self) -> None:
         problems = []
@@ -117,16 +119,18 @@ def assemble_views(
         make: Function that makes one view of one example, as TensorFlow ops; view 0 is the example itself.
         labels: Labels of all examples, by position.
         options: Batch size and order, and the number of views to use in turn.
-        every: Number of views of each example per pass, view 0 of each first; None for one view per pass.
+        every: Number of views of each example per pass, view 0 of each first, or those of them that are in
+            ``options.rows``, where row ``v * len(labels) + i`` is view v of example i; None for one view per pass.
         lengths: As for :func:`assemble`; without effect with ``every``.
 
     Returns:
         Dataset of (inputs, labels) with a known length.
     """
     targets, count = on_cpu(labels), len(labels)
-    length = count if every is None else every * count
+    length = count
     if every:
-        order = tf.data.Dataset.range(length)
+        shown = range(every * count) if options.rows is None else options.rows
+        order, length = tf.data.Dataset.range(shown.start, shown.stop), len(shown)
     else:
         order = example_rows(labels, options, views=options.views, lengths=lengths)
 

@@ -16,17 +16,20 @@ if TYPE_CHECKING:
     from tfft.features.feature_set import Features
     from tfft.features.linear_probe.nearest_mean import Prototypes, nearest_mean_head
     from tfft.features.linear_probe.solver import fit_linear_probe, set_head_weights
+    from tfft.features.shards import Shard, extract_shard
     from tfft.features.split_model import split_frozen, split_head
 
 __all__ = [
-    "CacheEntry", "Features", "Prototypes", "clear_caches", "extract",
+    "CacheEntry", "Features", "Prototypes", "Shard", "clear_caches", "extract", "extract_shard",
     "list_caches", "nearest_mean_head", "fit_linear_probe", "split_frozen", "split_head", "set_head_weights",
 ]  # fmt: skip
 
 _MODULES = {
     "Features": "feature_set",
     "Prototypes": "linear_probe.nearest_mean",
+    "Shard": "shards",
     "extract": "extraction",
+    "extract_shard": "shards",
     "nearest_mean_head": "linear_probe.nearest_mean",
     "fit_linear_probe": "linear_probe.solver",
     "split_frozen": "split_model",

@@ -14,7 +14,7 @@ from typing import Any
 
 from tfft.arrays.npy_files import LENGTHS
 from tfft.arrays.ragged import Rows
-from tfft.arrays.store import WAVES, entries, is_written, read_manifest, size_of, unfinished
+from tfft.arrays.store import WAVES, entries, is_written, read_manifest, shard_folders, size_of, unfinished
 from tfft.io.cache_dir import cache_dir
 
 HELD: dict[str, tuple[tuple[Rows, ...], dict[str, Any]]] = {}  # entries of cache="memory" by key
@@ -108,11 +108,15 @@ def clear_caches(folder: str | os.PathLike[str] | None = None) -> int:
         for path in [*entries(root), *(p for p in unfinished(root) if not is_written(p))]:
             freed += size_of(path)
             shutil.rmtree(path, ignore_errors=True)
+        if root.name.endswith(".shards") and not any(root.iterdir()):
+            root.rmdir()
     return freed
 
 
 def _roots(folder: str | os.PathLike[str] | None) -> list[Path]:
-    return [default_folder(), cache_dir() / WAVES] if folder is None else [Path(folder).expanduser()]
+    """Return the folders with entries, also those of features that are computed in shards."""
+    roots = [default_folder(), cache_dir() / WAVES] if folder is None else [Path(folder).expanduser()]
+    return [*roots, *(shards for root in roots for shards in shard_folders(root))]
 
 
 def _entry(folder: Path, manifest: Mapping[str, Any]) -> CacheEntry:

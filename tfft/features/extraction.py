@@ -1,42 +1,26 @@
-"""Frozen features of a dataset, computed once: :func:`extract`, :class:`Features`.
-
-Implementation notes: reading, computing and writing overlap.
-"""
+"""Frozen features of a dataset, computed once: :func:`extract`, :class:`Features`."""
 
 from __future__ import annotations
 
-import dataclasses
-import logging
 import os
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import keras
-import numpy as np
 
-from tfft.arrays.npy_files import Item, item_bytes
-from tfft.arrays.ragged import Ragged, Rows
-from tfft.arrays.spill import Holder
-from tfft.arrays.store import CacheFullError, EntryWriter, megabytes, read_entry, read_manifest
+from tfft.arrays.ragged import Rows
+from tfft.arrays.store import CacheFullError, EntryWriter, read_entry, read_manifest
 from tfft.backbones.base import Backbone
-from tfft.console import profile
-from tfft.console.progress import progress_bar
-from tfft.errors import DataError, PlanError, installed_version, raise_problems
-from tfft.features.batching import compute
+from tfft.errors import DataError
 from tfft.features.cache import HELD, REMEDY, WHAT, default_folder
 from tfft.features.cache_key import NoKey, cache_key
-from tfft.features.engines import ENGINES, EngineName, Opener, Staged, choose, stage
+from tfft.features.engines import EngineName, Opener, choose, stage
 from tfft.features.feature_set import Features
-from tfft.features.sources import Source, Views, open_source
-from tfft.layers.preprocess import Preprocess
-from tfft.specs import Augmentation, augmentation
-
-DTYPES = ("float32", "float16")
-_FORETOLD, _LONG = 5.0, 60.0  # seconds after which the rate is known, and from which on the rest is worth a line
-
-_log = logging.getLogger(__name__)
+from tfft.features.job import Job, as_model, check_arguments, views_of
+from tfft.features.shard_store import join_shards
+from tfft.features.sources import Views, open_source
+from tfft.specs import Augmentation
 
 
 def extract(
@@ -95,7 +79,7 @@ def extract(
     """
     [found] = extract_each(
         prefix, [dataset], cache=cache, dtype=dtype, engine=engine, batch_size=batch_size, verbose=verbose,
-        views=_views(augment, views, seed),
+        views=views_of(augment, views, seed),
     )  # fmt: skip
     return found
 
@@ -132,13 +116,13 @@ def extract_each(
     Example:
         >>> train, validation = extract_each(prefix, [splits.train, splits.validation])
     """
-    _check_arguments(cache, dtype, engine, batch_size)
-    model = _as_model(prefix)
+    check_arguments(cache, dtype, engine, batch_size)
+    model = as_model(prefix)
     staged = stage(model)
     sources = [open_source(d, staged, batch_size, None if i else views) for i, d in enumerate(datasets)]
     with Opener(staged.net, engine, staged.mask is not None, keep=cache in ("auto", True)) as opener:
-        work = [_Work(staged, s, opener, model.name, dtype, batch_size, verbose) for s in sources]
-        return [_extract(model, each, cache) for each in work]
+        jobs = [Job(staged, s, opener, model.name, dtype, batch_size, verbose) for s in sources]
+        return [_extract(model, job, cache) for job in jobs]
 
 
 def kept_seconds(
@@ -183,225 +167,75 @@ def kept_seconds(
     return total
 
 
-def _views(augment: Augmentation | str | Sequence[str] | None, views: int, seed: int) -> Views | None:
-    changes = augmentation(augment)
-    if changes is None:
-        return None
-    if isinstance(views, bool) or not isinstance(views, (int, np.integer)) or views < 1:
-        raise PlanError(f"views must be a whole number of at least 1, received {views!r}")
-    return Views(changes, int(views), seed)
-
-
-def _extract(model: keras.Model, work: _Work, cache: Any) -> Features:
+def _extract(model: keras.Model, job: Job, cache: Any) -> Features:
     if cache is None or cache is False:
-        return work.hold()
+        return job.hold()
     try:
-        chosen, _ = choose(work.opener.engine, work.opener.texts)
-        key = cache_key(model, work.source.identity(), dtype=work.dtype, engine=chosen)
+        chosen, _ = choose(job.opener.engine, job.opener.texts)
+        key = cache_key(model, job.source.identity(), dtype=job.dtype, engine=chosen)
     except NoKey as why:
-        work.note(f"The features cannot be kept in a cache: {why}.")
-        return work.hold()
+        job.note(f"The features cannot be kept in a cache: {why}.")
+        return job.hold()
     if cache == "memory":
-        return _from_memory(work, key)
+        return _from_memory(job, key)
     automatic = cache in ("auto", True)
-    return _from_disk(work, key, default_folder() if automatic else Path(os.fspath(cache)).expanduser(), automatic)
+    return _from_disk(job, key, default_folder() if automatic else Path(os.fspath(cache)).expanduser(), automatic)
 
 
-@dataclasses.dataclass(eq=False)
-class _Work:
-    """One extraction: inputs, settings and notes."""
-
-    staged: Staged
-    source: Source
-    opener: Opener
-    name: str
-    dtype: str
-    batch_size: int
-    verbose: int
-    notes: list[str] = dataclasses.field(default_factory=list)
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-        _log.warning(text)
-
-    def say(self, text: str) -> None:
-        _log.info(text)
-        if self.verbose > 1:
-            print(text, flush=True)
-
-    def hold(self) -> Features:
-        """Compute features without a cache."""
-        holder = Holder()
-        try:
-            about = self.compute(holder, "in memory")
-            return self.features(holder.finish(), about)
-        finally:
-            holder.close()
-
-    @profile.stage("read, decode and run the frozen part")
-    def compute(self, target: Any, where: str) -> dict[str, Any]:
-        """Run the network over all examples into a target, and return the metadata of the features."""
-        start = time.perf_counter()
-        done, items, foretold = 0, None, False
-        first: tuple[int, float] | None = None
-        with progress_bar("features", self.source.count, shown=self.verbose > 0) as progress:
-            for arrays in compute(self.staged, self.opener, self.source.batches(self.staged), self.batch_size):
-                arrays = [_narrowed(a, self.dtype) for a in arrays]
-                if items is None:
-                    items = self._begin(target, arrays, where)
-                _check_items(items, arrays, done)
-                target.append(arrays)
-                done += len(arrays[0])
-                progress(done)
-                now = time.perf_counter()
-                if first is None:  # without the conversion of the network, which the first batch waits for
-                    first = done, now
-                elif not foretold and now - first[1] > _FORETOLD:
-                    foretold = True
-                    self._foretell((done - first[0]) / (now - first[1]), done)
-        seconds = time.perf_counter() - start
-        opened, note = self.opener.opened
-        self.say(f"Features of {done} examples: {seconds:.1f} s, {done / seconds:,.0f} a second, {opened.name}.")
-        notes = [note] if note else []
-        return {
-            "model": self.name, "engine": opened.name, "version": installed_version("tfft"), "seconds": seconds,
-            "notes": notes,
-        }  # fmt: skip
-
-    def _foretell(self, rate: float, done: int) -> None:
-        """Print how long the features will take at a rate of examples per second, if that is minutes."""
-        left = ((self.source.count or 0) - done) / rate
-        if left > _LONG and self.verbose:
-            print(f"features of {self.name}: about {left / 60:.0f} more minutes", flush=True)
-
-    def features(
-        self, arrays: Sequence[Rows], about: dict[str, Any], *, cached: bool = False, folder: Path | None = None
-    ) -> Features:
-        return Features(
-            arrays=arrays[0] if len(arrays) == 1 else tuple(arrays),
-            labels=self.source.labels,
-            engine=about["engine"],
-            seconds=0.0 if cached else about["seconds"],
-            notes=(*self.notes, *about["notes"]),
-            cached=cached,
-            folder=folder,
-            views=self.source.views,
-            weights=self.source.weights,
-        )
-
-    def _begin(self, target: Any, arrays: Sequence[Rows], where: str) -> list[Item]:
-        items: list[Item] = [(a.shape[1:], a.dtype) for a in arrays]
-        lengths = next((a.lengths for a in arrays if isinstance(a, Ragged)), np.ones(1))
-        length = float(lengths.mean())
-        each = item_bytes(items, length)
-        count, about = self.source.count, "about " if None in (n for shape, _ in items for n in shape) else ""
-        size = f"{about}{megabytes(round(1000 * each))} per 1,000 examples"
-        if count is not None:
-            size = f"{about}{megabytes(round(count * each))} for {count:,} examples"
-        words = " and ".join(f"{_words(shape)} {dtype.name}" for shape, dtype in items)
-        self.say(f"Features of {self.name}: {words} each, {size}, kept {where}.")
-        if isinstance(target, EntryWriter):
-            target.start(count or 0, items, length)
-        return items
-
-
-def _from_memory(work: _Work, key: str) -> Features:
+def _from_memory(job: Job, key: str) -> Features:
     if key in HELD:
         arrays, about = HELD[key]
-        return work.features(arrays, about, cached=True)
-    made = work.hold()
+        return job.features(arrays, about, cached=True)
+    made = job.hold()
     about = {"engine": made.engine, "seconds": made.seconds, "notes": list(made.notes)}
     HELD[key] = (made.parts, about)
     return made
 
 
-def _from_disk(work: _Work, key: str, root: Path, automatic: bool) -> Features:
+def _from_disk(job: Job, key: str, root: Path, automatic: bool) -> Features:
     found = read_entry(root, key)
+    if found == "":
+        found = _from_shards(job, key, root)
     if not isinstance(found, str):
         arrays, about = found
-        work.say(f"Features of {work.name}: {len(arrays[0])} examples, read from {root}.")
-        return work.features(arrays, dict(about), cached=True, folder=root / key)
+        job.say(f"Features of {job.name}: {len(arrays[0])} examples, read from {root}.")
+        return job.features(arrays, dict(about), cached=True, folder=root / key)
     if found:
-        work.note(f"The features in {root / key} were not used but made again: {found}.")
+        job.note(f"The features in {root / key} were not used but made again: {found}.")
     try:
         writer = EntryWriter(root, key, WHAT, REMEDY)
     except OSError as error:
         why = f"{root} cannot be written ({error.strerror or error})"
         if not automatic:
             raise DataError(f"The features cannot be kept: {why}. Choose another folder with cache=.") from error
-        work.note(f"The features are not kept on disk: {why}.")
-        return work.hold()
+        job.note(f"The features are not kept on disk: {why}.")
+        return job.hold()
     try:
-        return _write(work, writer, key, root)
+        return _write(job, writer, key, root)
     except CacheFullError as error:
         if not automatic:
             raise
-        work.note(f"The features are not kept on disk. {error}")
-        return work.hold()
+        job.note(f"The features are not kept on disk. {error}")
+        return job.hold()
 
 
-def _write(work: _Work, writer: EntryWriter, key: str, root: Path) -> Features:
+def _from_shards(job: Job, key: str, root: Path) -> tuple[tuple[Rows, ...], Mapping[str, Any]] | str:
+    """Return the features if they were computed in shards; else an empty string, and a note why not all are there."""
+    try:
+        why = join_shards(root, key, job.source.count or 0)
+    except (OSError, CacheFullError) as error:
+        why = f"They could not be joined: {error}"
+    if why:
+        job.note(f"Shards of the features were found but not used: {why}")
+        return ""
+    return read_entry(root, key)
+
+
+def _write(job: Job, writer: EntryWriter, key: str, root: Path) -> Features:
     with writer:
-        about = work.compute(writer, f"in {root}")
+        about = job.compute(writer, f"in {root}")
         writer.commit(about)
     made = read_entry(root, key)
     if isinstance(made, str):
         raise DataError(f"The features were written to {root / key}, but {made or 'they are gone'}. Start again.")
-    return work.features(made[0], about, folder=root / key)
-
-
-def _words(shape: Sequence[int | None]) -> str:
-    return " x ".join("length" if n is None else str(n) for n in shape) or "1"
-
-
-def _narrowed(array: Rows, dtype: str) -> Rows:
-    if isinstance(array, Ragged):
-        return array.map(_narrowed_array(array.values, dtype))
-    return _narrowed_array(array, dtype)
-
-
-def _narrowed_array(array: np.ndarray, dtype: str) -> np.ndarray:
-    if array.dtype != np.float32 or dtype == "float32":
-        return array
-    with np.errstate(over="ignore"):
-        narrow = array.astype(np.float16)
-    if not np.array_equal(np.isfinite(narrow), np.isfinite(array)):
-        raise DataError(
-            f"Features reach up to {np.nanmax(np.abs(array)):.3g}, beyond what float16 can hold (65,504). "
-            "Use dtype='float32'."
-        )
-    return narrow
-
-
-def _check_items(items: Sequence[Item], arrays: Sequence[Rows], done: int) -> None:
-    for (shape, _), array in zip(items, arrays, strict=True):
-        if array.shape[1:] != shape:
-            raise DataError(
-                f"All examples must have features of one shape. The first ones have {shape}, example {done} has "
-                f"{array.shape[1:]}. Bring the examples to one size: resize images, pad texts."
-            )
-
-
-def _as_model(prefix: Any) -> keras.Model:
-    if isinstance(prefix, keras.Model):
-        return prefix
-    if not isinstance(prefix, Backbone):
-        raise DataError(f"Expected a keras.Model or a tfft backbone, received {type(prefix).__name__}.")
-    spec = prefix.input_spec
-    if spec is None:
-        return prefix.model
-    inputs = keras.Input((None, None, spec.channels), dtype="uint8", name="image")
-    return keras.Model(inputs, prefix.model(Preprocess(spec, name="preprocess")(inputs)), name=prefix.model.name)
-
-
-def _check_arguments(cache: Any, dtype: str, engine: str, batch_size: Any) -> None:
-    problems = []
-    if not (cache is None or isinstance(cache, (bool, str, os.PathLike))):
-        problems.append(f"cache must be 'auto', 'memory', a folder, or None, received {cache!r}")
-    if dtype not in DTYPES:
-        problems.append(f"dtype must be one of {', '.join(DTYPES)}, received {dtype!r}")
-    if engine not in ENGINES:
-        problems.append(f"engine must be one of {', '.join(ENGINES)}, received {engine!r}")
-    if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
-        problems.append(f"batch_size must be a whole number of at least 1, received {batch_size!r}")
-    raise_problems(PlanError, "Features cannot be extracted", problems)
+    return job.features(made[0], about, folder=root / key)

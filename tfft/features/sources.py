@@ -37,20 +37,27 @@ class Source(abc.ABC):
         labels: Labels of all examples, or None if there are none or they are unknown.
         weights: Sample weights of all examples in the loss, or None.
         views: Number of views per example.
+        batch_size: Examples per batch of :meth:`batches`; 1 if unknown.
     """
 
     count: int | None = None
     labels: np.ndarray | None = None
     weights: np.ndarray | None = None
     views: int = 1
+    batch_size: int = 1
 
     @abc.abstractmethod
     def identity(self) -> str:
         """Return a hash of all examples in order; afterwards ``count`` and ``labels`` are known."""
 
     @abc.abstractmethod
-    def batches(self, staged: Staged) -> Iterator[list[np.ndarray]]:
+    def batches(self, staged: Staged, rows: range | None = None) -> Iterator[list[np.ndarray]]:
         """Yield the network's inputs batch by batch, reading ahead.
+
+        Args:
+            staged: Model.
+            rows: Examples to yield, from a multiple of ``batch_size`` on; None for all. All first views come first,
+                then the second ones.
 
         Raises:
             DataError: If an example cannot be read, or differs from those that :meth:`identity` saw.
@@ -79,8 +86,8 @@ class Positioned(Protocol):
     def __getitem__(self, at: Any) -> np.ndarray: ...
 
 
-# All views of an array of inputs and their labels: view 0 of each, then view 1 of each, and so on.
-Vary = Callable[[Any, np.ndarray, Views], tf.data.Dataset]
+# All views of an array of inputs and their labels, or some of the rows: view 0 of each, then view 1 of each, and so on.
+Vary = Callable[[Any, np.ndarray, Views, range | None], tf.data.Dataset]
 
 
 def open_source(dataset: Any, staged: Staged, batch_size: int, views: Views | None = None) -> Source:
@@ -188,7 +195,7 @@ class ArraySource(Source):
             values = {name: _as_array(value) if _is_texts(value) else value for name, value in values.items()}
         self._leaves = [_as_array(v) for v in staged.takes(values)]
         self.labels = None if labels is None else plain_labels(labels)
-        self._batch_size = batch_size if staged.mask is None else max(batch_size, _TEXTS)
+        self.batch_size = batch_size if staged.mask is None else max(batch_size, _TEXTS)
         given: list[Any] = [*self._leaves, *([] if self.labels is None else [self.labels])]
         counts = {len(array) if array.ndim else -1 for array in given}
         if len(counts) != 1 or min(counts) < 1:
@@ -211,15 +218,16 @@ class ArraySource(Source):
                 each.add(leaf[start : start + step])
         return _joined(hashes) if self._views is None else with_views(_joined(hashes), self._views)
 
-    def batches(self, staged: Staged) -> Iterator[list[np.ndarray]]:
+    def batches(self, staged: Staged, rows: range | None = None) -> Iterator[list[np.ndarray]]:
         """Slice the arrays."""
         if self._views is not None and self._vary is not None and self.labels is not None:
-            yield from enter_all(self._vary(self._leaves[0], self.labels, self._views), staged)
+            yield from enter_all(self._vary(self._leaves[0], self.labels, self._views, rows), staged)
             return
-        count, size, leaves = self.count or 0, self._batch_size, self._leaves
+        shown, size, leaves = range(self.count or 0) if rows is None else rows, self.batch_size, self._leaves
 
         def read(start: np.ndarray) -> list[np.ndarray]:
-            return [np.ascontiguousarray(a[int(start) : int(start) + size]) for a in leaves]
+            stop = min(int(start) + size, shown.stop)
+            return [np.ascontiguousarray(a[int(start) : stop]) for a in leaves]
 
         @tf.autograph.experimental.do_not_convert
         def enter(start: tf.Tensor) -> tuple[tf.Tensor, ...]:
@@ -228,7 +236,7 @@ class ArraySource(Source):
                 tensor.set_shape([None, *leaf.shape[1:]])
             return tuple(staged.enter(tensors))
 
-        dataset = tf.data.Dataset.range(0, count, size).map(enter, tf.data.AUTOTUNE, deterministic=True)
+        dataset = tf.data.Dataset.range(shown.start, shown.stop, size).map(enter, tf.data.AUTOTUNE, deterministic=True)
         for tensors in dataset.prefetch(tf.data.AUTOTUNE):
             yield [t.numpy() for t in tensors]
 
@@ -257,8 +265,8 @@ class DatasetSource(Source):
         self._identity = digest.finish()
         return self._identity
 
-    def batches(self, staged: Staged) -> Iterator[list[np.ndarray]]:
-        """Read the dataset."""
+    def batches(self, staged: Staged, rows: range | None = None) -> Iterator[list[np.ndarray]]:
+        """Read the dataset; all of it, also for some examples, since it cannot be read by position."""
 
         @tf.autograph.experimental.do_not_convert
         def enter(*element: Any) -> tuple[Any, ...]:
@@ -267,9 +275,14 @@ class DatasetSource(Source):
 
         digest = _Digest(self, labels_only=not self._identity)
         dataset = self._dataset.map(enter, tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
+        done = 0
         for given, tensors in dataset:
             digest.add(given)
-            yield [t.numpy() for t in tensors]
+            arrays = [t.numpy() for t in tensors]
+            start, done = done, done + len(arrays[0])
+            wanted = slice(None) if rows is None else slice(max(rows.start - start, 0), max(rows.stop - start, 0))
+            if len(arrays[0][wanted]):
+                yield [a[wanted] for a in arrays]
         if digest.finish() != self._identity:
             raise DataError(
                 "The dataset gave other examples, or another order, when it was read again, so its features cannot be "

@@ -14,14 +14,17 @@ from tfft.config import RunConfig  # noqa: E402
 from tfft.plans import DatasetStats, recommend  # noqa: E402
 from tfft.recipes.choosing import recommend_plan  # noqa: E402
 from tfft.recipes.cross_validation import SeedRuns, cross_validate, finetune_seeds  # noqa: E402
+from tfft.recipes.feature_caching import CachedFeatures, cache_features  # noqa: E402
 from tfft.recipes.fine_tuning import finetune, rerun  # noqa: E402
 from tfft.recipes.run import Run, load_run, plan_from_yaml  # noqa: E402
 
 __all__ = [
+    "CachedFeatures",
     "DatasetStats",
     "Run",
     "RunConfig",
     "SeedRuns",
+    "cache_features",
     "cross_validate",
     "finetune",
     "finetune_seeds",

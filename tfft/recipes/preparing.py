@@ -91,8 +91,20 @@ def plan_for(
     cache: str | os.PathLike[str] | bool | None,
     plan: NamedPlan | None,
     verbose: int = 0,
+    *,
+    measure: bool = True,
 ) -> Plan:
-    """Fill in every setting that was left open."""
+    """Fill in every setting that was left open.
+
+    Args:
+        backbone: Opened backbone.
+        data: Data of the run.
+        config: Settings of the user.
+        cache: As in :func:`tfft.finetune`.
+        plan: Named plan; None chooses one.
+        verbose: As in :func:`tfft.features.extract`.
+        measure: Whether a linear probe and a trial batch may decide; False keeps the defaults for what they decide.
+    """
     before = None if config.preprocessor is None else _absolute(os.fspath(config.preprocessor))
     task = registry.task(data.task)
     resolved: dict[str, Any] = {"task": data.task, "preprocessor": before}
@@ -104,7 +116,8 @@ def plan_for(
     known = dataclasses.replace(config, batch_size=32) if config.batch_size == "auto" else config
     first = recommend(stats, known, **names)
     if (
-        stats.cached
+        measure
+        and stats.cached
         and task.exclusive_classes
         and task.solves_head
         and first.name == "lp_ft"
@@ -116,7 +129,7 @@ def plan_for(
             fit = fit_of(model, data, source, seed=first.seed, verbose=verbose, grouped=data.is_grouped)
             stats = dataclasses.replace(stats, fit=fit)
             first = recommend(stats, known, **names)
-    if config.batch_size != "auto":
+    if config.batch_size != "auto" or not measure:
         return first
     batch = next(iter(data.validation(spec_of(backbone, first), 32)))
     model = build_model(backbone, data, first)
@@ -139,12 +152,15 @@ def feature_source(data: RunData, plan: Plan, cache: str | os.PathLike[str] | bo
 
 def training_source(data: RunData, plan: Plan, cache: str | os.PathLike[str] | bool | None) -> FeatureSource | None:
     """Return :func:`feature_source`, or the examples that make their own features; None if nothing is cached."""
-    train = data.splits.train
-    own = type(train).trainable_part is not Examples.trainable_part and wants_cache(data, cache)
-    if not own:
+    if not (makes_own_features(data) and wants_cache(data, cache)):
         return feature_source(data, plan, cache)
-    held_out = data.splits.validation
+    train, held_out = data.splits.train, data.splits.validation
     return FeatureSource(train, held_out, batch_size=plan.batch_size, seed=plan.seed, cache=cache)
+
+
+def makes_own_features(data: RunData) -> bool:
+    """Whether the examples compute what a frozen part of the model gives for them themselves."""
+    return type(data.splits.train).trainable_part is not Examples.trainable_part
 
 
 def _facts(backbone: Backbone, data: RunData, cache: object) -> DatasetStats:

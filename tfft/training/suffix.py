@@ -30,6 +30,7 @@ from tfft.features.cache import default_folder
 from tfft.features.engines import Staged, largest_difference, stage
 from tfft.features.extraction import extract_each, kept_seconds
 from tfft.features.linear_probe.nearest_mean import nearest_mean_head
+from tfft.features.shards import Shard, extract_shards
 from tfft.features.sources import Views, open_source
 from tfft.features.split_model import example_bytes, split_steady
 from tfft.io.cache_dir import free_space
@@ -87,6 +88,20 @@ class FeatureSource:
             views=None if changes is None else Views(changes, self.views, self.seed),
         )
         return found[0], None if self.validation is None else found[1]
+
+    def extract_shard(self, prefix: keras.Model, shard: tuple[int, int], verbose: int, *, varied: bool) -> list[Shard]:
+        """Compute a shard of what :meth:`extract` returns; see :func:`tfft.features.extract_shard`."""
+        changes = augmentation(self.augment) if varied else None
+        return extract_shards(
+            prefix,
+            [d for d in (self.train, self.validation) if d is not None],
+            shard,
+            cache=self.cache,
+            dtype=self.dtype,
+            batch_size=self.batch_size,
+            verbose=verbose,
+            views=None if changes is None else Views(changes, self.views, self.seed),
+        )
 
     def kept_seconds(self, prefix: keras.Model, *, varied: bool) -> float | None:
         """Return the seconds that the features took, if they are in the cache; None if they must be computed."""

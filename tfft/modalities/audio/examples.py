@@ -89,8 +89,8 @@ A = TypeVar("A", bound=AudioExamples)
 def wave_source(waves: Any, labels: Any, staged: Staged, batch_size: int, views: Views | None) -> Source:
     """Return a source of features for waveforms; with ``views`` for all views of each."""
 
-    def vary(values: Any, labels: np.ndarray, views: Views) -> tf.data.Dataset:
-        options = BatchOptions(batch_size, seed=views.seed)
+    def vary(values: Any, labels: np.ndarray, views: Views, rows: range | None) -> tf.data.Dataset:
+        options = BatchOptions(batch_size, seed=views.seed, rows=rows)
         return wave_views(values, labels, staged.audio or AudioSpec(), views.changes, views.count, options)
 
     return ArraySource(waves, labels, staged, batch_size, views, vary)

@@ -164,10 +164,10 @@ class ImageArrays(Examples):
 def image_source(pixels: Any, labels: Any, staged: Staged, batch_size: int, views: Views | None) -> Source:
     """Return a source of features for images in memory; with ``views`` for all views of each."""
 
-    def vary(values: np.ndarray, labels: np.ndarray, views: Views) -> tf.data.Dataset:
+    def vary(values: np.ndarray, labels: np.ndarray, views: Views, rows: range | None) -> tf.data.Dataset:
         if staged.spec is None:
             raise DataError("Augmentation expects a model with a Preprocess layer.")
-        options = BatchOptions(batch_size, seed=views.seed)
+        options = BatchOptions(batch_size, seed=views.seed, rows=rows)
         return array_views(values, labels, staged.spec, views.changes, views.count, options)
 
     return ArraySource(pixels, labels, staged, batch_size, views, vary)

@@ -56,7 +56,7 @@ class FileSource(Source):
                 "tfft.data.to_dataset(examples, spec)."
             )
         check_combined(None if views is None else views.changes, combination)
-        self._paths, self._spec, self._batch_size = paths, staged.spec, batch_size
+        self._paths, self._spec, self.batch_size = paths, staged.spec, batch_size
         self._views, self.views = views, 1 if views is None else views.count
         self.count = len(paths) * self.views
         self._targets = as_targets(np.asarray(labels))
@@ -73,13 +73,15 @@ class FileSource(Source):
         files = [[n, size, d] for n, (size, _), d in zip(names, self._seen, digests, strict=True)]
         return with_views(json.dumps([self._spec.to_dict(), files]), self._views)
 
-    def batches(self, staged: Staged) -> Iterator[list[np.ndarray]]:
+    def batches(self, staged: Staged, rows: range | None = None) -> Iterator[list[np.ndarray]]:
         """Decode the files."""
-        size, views = self._batch_size, self._views
+        size, views = self.batch_size, self._views
         if views is None:
-            dataset = file_batches(self._paths, self._targets, self._spec, BatchOptions(size, cache=False))
+            shown = slice(None) if rows is None else slice(rows.start, rows.stop)
+            paths, targets = self._paths[shown], self._targets[shown]
+            dataset = file_batches(paths, targets, self._spec, BatchOptions(size, cache=False))
         else:
-            options = BatchOptions(size, seed=views.seed)
+            options = BatchOptions(size, seed=views.seed, rows=rows)
             dataset = file_views(self._paths, self._targets, self._spec, views.changes, views.count, options)
         try:
             yield from enter_all(dataset, staged)
@@ -91,7 +93,7 @@ class FileSource(Source):
 
     def _moved(self, follow: Follow, combination: Combination | None) -> np.ndarray:
         views = self._views or Views(Augmentation(), 1, 0)
-        options, changes = BatchOptions(self._batch_size, seed=views.seed), views.changes
+        options, changes = BatchOptions(self.batch_size, seed=views.seed), views.changes
         return view_labels(self._paths, self._targets, self._spec, changes, views.count, options, follow, combination)
 
     def _stamps(self) -> list[tuple[int, int]]:

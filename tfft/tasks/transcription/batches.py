@@ -47,9 +47,10 @@ def clip_batches(
     return dataset.map(_cut, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
 
 
-def clip_views(waves: np.ndarray | WaveformArray, labels: np.ndarray, spec: AudioSpec, views: Views) -> tf.data.Dataset:
+def clip_views(
+    waves: np.ndarray | WaveformArray, labels: np.ndarray, spec: AudioSpec, views: Views, options: BatchOptions
+) -> tf.data.Dataset:
     """Build a dataset of all views of all clips, uncut: view 0 of each, then view 1 of each, and so on."""
-    options = BatchOptions(32, seed=views.seed)
     return assemble_views(_view_maker(waves, spec, views.changes), labels, options, every=views.count)
 
 

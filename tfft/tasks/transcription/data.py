@@ -87,8 +87,8 @@ class TranscribedRecordings(AudioExamples):
         """Return the waves in the form that the model takes."""
         audio = staged.audio or self.spec
 
-        def vary(values: Any, labels: np.ndarray, views: Views) -> tf.data.Dataset:
-            return clip_views(values, labels, audio, views)
+        def vary(values: Any, labels: np.ndarray, views: Views, rows: range | None) -> tf.data.Dataset:
+            return clip_views(values, labels, audio, views, BatchOptions(batch_size, seed=views.seed, rows=rows))
 
         return ArraySource(self.waves, self.labels, staged, batch_size, views, vary)
 

@@ -23,7 +23,7 @@ from tfft.errors import BackboneError, PlanError, join_names, raise_problems
 from tfft.features.batching import typical
 from tfft.features.cache import default_folder
 from tfft.features.engines import Staged, stage
-from tfft.features.extraction import DTYPES
+from tfft.features.job import DTYPES
 from tfft.features.sources import DatasetSource, Source, open_source
 from tfft.io.cache_dir import SPARE, free_space
 from tfft.tools.cut_planner.profile import Times, measured, product_rate, stated
