@@ -9,7 +9,7 @@ import pytest
 import tfft
 from tfft.cli import main
 from tfft.errors import DataError, ExportError, PlanError
-from tfft.evaluation.temperature import _fit, _sigmoid_loss, _softmax_loss
+from tfft.evaluation.temperature import _fit, _fit_biases, _sigmoid_loss, _softmax_loss
 
 WIDTH = 6
 
@@ -62,6 +62,52 @@ def test_labels_that_are_each_0_or_1():
     found = tfft.calibrate(model, (numbers, labels))
     assert found.temperature == pytest.approx(3, rel=0.1)
     assert found.after.error < 0.03 < found.before.error
+
+
+def test_labels_that_look_too_likely_get_a_bias():
+    random = np.random.default_rng(0)
+    numbers = np.zeros((4000, WIDTH), np.float32)
+    numbers[:, :3] = random.normal(0, 2, (4000, 3))
+    planted = np.array([-2.0, 0.0, 1.0])
+    labels = (random.random((4000, 3)) < 1 / (1 + np.exp(-numbers[:, :3] - planted))).astype(np.float32)
+    model = linear_model(tfft.heads.multilabel(["a", "b", "c"]), 2.0)
+    logits = model.predict(numbers, verbose=0)
+    found = tfft.calibrate(model, (numbers, labels))
+    assert found.temperature == pytest.approx(2, rel=0.1)
+    np.testing.assert_allclose(found.bias, planted, atol=0.2)
+    assert found.after.error < 0.02 < found.before.error
+    np.testing.assert_allclose(
+        model.predict(numbers, verbose=0), logits / found.temperature + found.bias, rtol=1e-4, atol=1e-5
+    )
+    assert "and a bias per label (-" in str(found)
+    again = tfft.calibrate(model, (numbers, labels))
+    assert np.abs(again.bias).max() < 0.05
+
+
+def test_biases_are_those_of_a_general_minimizer():
+    from scipy.optimize import minimize
+
+    random = np.random.default_rng(1)
+    logits = random.normal(0, 3, (200, 2))
+    labels = (random.random((200, 2)) < 1 / (1 + np.exp(-logits / 2 - [1.0, -1.0]))).astype(float)
+
+    def cost(at):
+        loss = _sigmoid_loss(logits / np.exp(at[0]) + at[1:], labels)
+        return loss + (at[0] / 0.5) ** 2 / 2 / 200 + (at[1:] ** 2).sum() / 2 / 200 / 2
+
+    wanted = minimize(cost, np.zeros(3), tol=1e-12).x
+    temperature, bias = _fit_biases(logits, labels)
+    np.testing.assert_allclose([np.log(temperature), *bias], wanted, atol=1e-3)
+
+
+def test_a_bias_that_says_nothing_about_other_examples_is_left_out():
+    random = np.random.default_rng(3)
+    numbers = np.zeros((60, WIDTH), np.float32)
+    numbers[:, :4] = random.normal(0, 2, (60, 4))
+    labels = (random.random((60, 4)) < 1 / (1 + np.exp(-numbers[:, :4]))).astype(np.float32)
+    found = tfft.calibrate(linear_model(tfft.heads.multilabel(list("abcd")), 3.0), (numbers, labels))
+    assert found.temperature > 1.5
+    assert not found.bias.any()
 
 
 def test_no_mistake_on_few_examples_is_not_certainty():

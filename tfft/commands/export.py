@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--calibrate", action="store_true",
-        help="fit the probabilities to held-out examples by a temperature; the predicted classes stay the same",
+        help="fit the probabilities to held-out examples by a temperature, and a bias for each of several labels",
     )  # fmt: skip
     parser.add_argument(
         "--thresholds", metavar="GOAL",

@@ -1,7 +1,7 @@
 """Temperature scaling: :func:`calibrate` makes the probabilities of a model match its accuracy.
 
-Implementation notes: logits are divided by the temperature through kernel and bias of the last layer, so files, exports
-and phones need no further operation.
+Implementation notes: logits are changed through kernel and bias of the last layer, so files, exports and phones need no
+further operation.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from tfft.heads.logits import logits_layers
 _COLDEST, _HOTTEST = 0.05, 20.0  # temperatures
 _SPREAD = 0.5  # standard deviation of the logarithm of the temperature before anything is known
 _STEPS = 50  # of the golden section, to 1e-10 of the range
+_SHIFT = 1.0  # standard deviation of the bias of a label before anything is known
+_ROUNDS, _NEWTON = 20, 8  # of temperature and biases in turn, and steps of Newton's method for the biases
 _FOLDS = 5
 _LEAST = 50  # examples, below which a temperature says little
 
@@ -33,14 +35,17 @@ class TemperatureScaling:
     Attributes:
         temperature: Number by which logits were divided; above 1 for a model that was too sure, 1 if no temperature
             lowers the cross-entropy of other examples.
+        bias: Number that was added to the logit of each label afterwards, float [labels]; all 0 for one class per
+            example, and where that does not lower the cross-entropy of other examples.
         examples: Number of examples.
         before: Calibration of the model as it was.
-        after: Calibration with temperatures of other examples (five folds), so that it is not too good.
+        after: Calibration with temperature and biases of other examples (five folds), so that it is not too good.
         loss_before: Mean cross-entropy of the model as it was.
-        loss_after: Mean cross-entropy with temperatures of other examples.
+        loss_after: Mean cross-entropy with temperature and biases of other examples.
     """
 
     temperature: float
+    bias: np.ndarray
     examples: int
     before: Calibration
     after: Calibration
@@ -53,8 +58,9 @@ class TemperatureScaling:
                 f"no temperature improves the probabilities of {self.examples} examples: expected calibration error "
                 f"{_shown(self.before)}, Brier score {self.before.brier:.4f}, cross-entropy {self.loss_before:.4f}"
             )
+        also = f" and a bias per label ({self.bias.min():.2g} to {self.bias.max():.2g})" if self.bias.any() else ""
         return (
-            f"temperature {self.temperature:.3g} from {self.examples} examples: expected calibration error "
+            f"temperature {self.temperature:.3g}{also} from {self.examples} examples: expected calibration error "
             f"{_shown(self.before)} before, {_shown(self.after)} after; Brier score {self.before.brier:.4f} and "
             f"{self.after.brier:.4f}, cross-entropy {self.loss_before:.4f} and {self.loss_after:.4f}"
         )
@@ -64,10 +70,16 @@ def calibrate(model: keras.Model, dataset: Any, *, seed: int = 0) -> Temperature
     """Divide the logits of a model by the temperature that fits held-out examples best.
 
     Use it after training and before saving or exporting, where probabilities are shown or compared with a threshold.
-    The predicted classes stay the same: only their probabilities change. This is temperature scaling (Guo et al., "On
-    calibration of modern neural networks", 2017). Differences: a weak prior holds the temperature near 1 (its logarithm
-    has a standard deviation of 0.5), so that a model without a mistake on few examples does not become certain; the
-    scores afterwards are cross-fitted; and if those show no lower cross-entropy, the model stays as it is.
+    With one class per example, the predicted classes stay the same: only their probabilities change. This is
+    temperature scaling (Guo et al., "On calibration of modern neural networks", 2017). Differences: a weak prior holds
+    the temperature near 1 (its logarithm has a standard deviation of 0.5), so that a model without a mistake on few
+    examples does not become certain; the scores afterwards are cross-fitted; and if those show no lower cross-entropy,
+    the model stays as it is.
+
+    With several labels per example, each label also gets a bias (Platt, "Probabilistic outputs for support vector
+    machines", 1999, with one slope for all labels), if the cross-fitted cross-entropy is lower with it than without: a
+    loss with class weights, or resampled examples, make rare labels look too likely. A label near the threshold may
+    then be given, or no longer. The prior of a bias has a standard deviation of 1.
 
     Args:
         model: Model from :func:`tfft.build` for classes, one per example or several. Changed in place: kernel and bias
@@ -95,18 +107,36 @@ def calibrate(model: keras.Model, dataset: Any, *, seed: int = 0) -> Temperature
         )
     logits, labels = logits_and_labels(model, dataset, least=_LEAST, purpose="calibrate on")
     loss_of = _LOSSES[head.convex_loss]
-    parts = np.random.default_rng(seed).permutation(len(labels)) % _FOLDS
-    cooled = np.empty_like(logits)
+
+    def temperature_alone(some: np.ndarray, their_labels: np.ndarray) -> tuple[float, np.ndarray]:
+        return _fit(some, their_labels, loss_of), np.zeros(head.units)
+
+    fits: list[_Fit] = [temperature_alone]
+    if head.convex_loss == "sigmoid" and head.units > 1:
+        fits.append(_fit_biases)
+    others = [_cross_fitted(fit, logits, labels, seed) for fit in fits]
+    losses = [loss_of(each, labels) for each in others]
+    best = int(np.argmin(losses))
+    loss_before, loss_after = loss_of(logits, labels), losses[best]
+    before, after = (calibration(*_decisions(each, labels, head), seed=seed) for each in (logits, others[best]))
+    temperature, bias = fits[best](logits, labels) if loss_after < loss_before else (1.0, np.zeros(head.units))
+    layers[0].kernel.assign(layers[0].kernel / temperature)
+    layers[0].bias.assign(layers[0].bias / temperature + bias)
+    return TemperatureScaling(temperature, bias, len(labels), before, after, loss_before, loss_after)
+
+
+# From logits and labels to the temperature and the bias of each label.
+_Fit = Callable[[np.ndarray, np.ndarray], tuple[float, np.ndarray]]
+
+
+def _cross_fitted(fit: _Fit, logits: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
+    """Return logits with temperature and biases of the examples in other folds."""
+    parts, found = np.random.default_rng(seed).permutation(len(labels)) % _FOLDS, np.empty_like(logits)
     for fold in range(_FOLDS):
         known = parts != fold
-        cooled[~known] = logits[~known] / _fit(logits[known], labels[known], loss_of)
-    (loss_before, before), (loss_after, after) = (
-        (loss_of(each, labels), calibration(*_decisions(each, labels, head), seed=seed)) for each in (logits, cooled)
-    )
-    temperature = _fit(logits, labels, loss_of) if loss_after < loss_before else 1.0
-    for variable in (layers[0].kernel, layers[0].bias):
-        variable.assign(variable / temperature)
-    return TemperatureScaling(temperature, len(labels), before, after, loss_before, loss_after)
+        temperature, bias = fit(logits[known], labels[known])
+        found[~known] = logits[~known] / temperature + bias
+    return found
 
 
 def _softmax_loss(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -144,6 +174,24 @@ def _fit(logits: np.ndarray, labels: np.ndarray, loss: Callable[[np.ndarray, np.
             inner[1] = low + golden * (high - low)
             values[1] = cost(inner[1])
     return float(np.exp((low + high) / 2))
+
+
+def _fit_biases(logits: np.ndarray, labels: np.ndarray) -> tuple[float, np.ndarray]:
+    """Return the most probable temperature and biases of several labels: each given the other, in turn.
+
+    The cross-entropy is convex in the inverse temperature and the biases.
+    """
+    temperature, bias, count = 1.0, np.zeros(logits.shape[1]), len(labels)
+    for _ in range(_ROUNDS):
+        before = temperature
+        temperature = _fit(logits, labels, lambda cooled, known: _sigmoid_loss(cooled + bias, known))  # noqa: B023
+        for _ in range(_NEWTON):
+            odds = 1 / (1 + np.exp(-(logits / temperature + bias)))
+            slope = (odds - labels).mean(axis=0) + bias / _SHIFT**2 / count
+            bias = bias - slope / ((odds * (1 - odds)).mean(axis=0) + 1 / _SHIFT**2 / count)
+        if abs(temperature - before) < 1e-6 * before:
+            break
+    return temperature, bias
 
 
 def _decisions(logits: np.ndarray, labels: np.ndarray, head: heads.Head) -> tuple[np.ndarray, np.ndarray]:
