@@ -3,8 +3,8 @@
 `pytest -m "not slow"` is the quick tier, `pytest` the one for every change, and `pytest -m "slow or not slow"` runs
 everything, as CI does each night. A test is slow by `@pytest.mark.slow` or by a fixture that its module names in
 `slow_fixtures`. It is nightly by `@pytest.mark.nightly`, if it takes long and other tests cover its subject in part, or
-as a repetition: of the items of a test marked `@pytest.mark.representative("id")` (quick) or `@pytest.mark.daily("id")`
-(slow), those that are not named. Nightly tests are slow, too.
+as a repetition: of the items of a parametrized test, `@pytest.mark.representative("id")` names those of the quick tier
+and `@pytest.mark.daily("id")` slow ones for every change; the others are nightly. Nightly tests are slow, too.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 
 BUDGET = os.environ.get("TFFT_TEST_BUDGET", "").lower() in ("1", "true")
-LIMIT = float(os.environ.get("TFFT_TEST_LIMIT", "3"))  # seconds of computing for a test that is not marked slow
+LIMIT = float(os.environ.get("TFFT_TEST_LIMIT", "1.5"))  # seconds of computing for a test that is not marked slow
 LAZY = ("keras_hub", "sklearn.linear_model", "matplotlib.figure")  # whichever test comes first would pay for these
 COLOURS = {"blue": (30, 60, 200), "green": (40, 180, 60), "red": (210, 40, 40)}
 
@@ -34,10 +34,11 @@ _over: list[tuple[str, float]] = []
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Makes repetitions nightly, and nightly tests and those with a slow fixture slow."""
     for item in items:
-        for name in ("daily", "representative"):
-            mark = item.get_closest_marker(name)
-            if mark is not None and item.callspec.id not in mark.args:
-                item.add_marker(pytest.mark.nightly)
+        named = {name: mark.args for name in ("daily", "representative") if (mark := item.get_closest_marker(name))}
+        if "daily" in named and item.callspec.id in named["daily"]:
+            item.add_marker(pytest.mark.slow)
+        elif named and item.callspec.id not in named.get("representative", ()):
+            item.add_marker(pytest.mark.nightly)
         slow_fixtures = set(getattr(item.module, "slow_fixtures", ()))
         if item.get_closest_marker("nightly") is not None or slow_fixtures & set(item.fixturenames):
             item.add_marker(pytest.mark.slow)

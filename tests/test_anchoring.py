@@ -99,6 +99,7 @@ def moves(variables, start):
     return np.concatenate([(v.numpy() - old).ravel() for v, old in zip(variables, start, strict=True)])
 
 
+@pytest.mark.daily("keras")
 def test_strength_zero_changes_nothing(model):
     kept, data = model.get_weights(), examples()
     without = fit(model, data=data).get_weights()
@@ -110,6 +111,7 @@ def test_strength_zero_changes_nothing(model):
     assert max(np.abs(a - b).max() for a, b in zip(without, kept, strict=True)) > 1e-4
 
 
+@pytest.mark.daily("keras")
 def test_a_part_that_shares_the_variables_is_pulled_and_trains_the_same(model):
     x, y = examples()
     variables, kept = backbone_variables(model), model.get_weights()
@@ -128,6 +130,7 @@ def test_a_part_that_shares_the_variables_is_pulled_and_trains_the_same(model):
         assert a.shape == old.shape
 
 
+@pytest.mark.daily("keras")
 def test_a_function_that_was_traced_before_does_not_go_on_without_the_pull(model):
     fit(model)
     variables = backbone_variables(model)

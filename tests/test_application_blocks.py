@@ -40,7 +40,7 @@ def test_the_table_holds_every_network():
     assert all(len(set(names)) == len(names) for names in BLOCKS.values())
 
 
-@pytest.mark.representative("EfficientNetV2B0", "MobileNetV3Small", "InceptionV3")
+@pytest.mark.daily("MobileNetV3Small")
 @pytest.mark.parametrize("name", BLOCKS)
 def test_blocks_of_a_network(name):
     backbone = load_backbone(f"keras:{name}:random", name="mine")
@@ -58,8 +58,7 @@ def test_blocks_survive_the_config(name):
     assert names_of(blocks_of(keras.Model.from_config(model.get_config()))) == BLOCKS[name]
 
 
-@pytest.mark.slow
-@pytest.mark.daily("ConvNeXtTiny", "MobileNetV2", "ResNet50", "VGG16")
+@pytest.mark.representative("VGG16")
 @pytest.mark.parametrize("name", FAMILIES)
 def test_pyramids_of_networks(name):
     maps = feature_maps(load_backbone(f"keras:{name}:random"))

@@ -76,7 +76,7 @@ def by_hand(start, steps, decay, ramp):
     return after
 
 
-@pytest.mark.representative("keras-False-fixed")
+@pytest.mark.daily("keras-False-fixed")
 @pytest.mark.parametrize(
     ("kind", "ramp", "batch_norm"),
     [
@@ -101,8 +101,7 @@ def test_the_exponential_average_is_that_by_hand(kind, ramp, batch_norm, tmp_pat
     assert history.history["val_loss"][-1] == pytest.approx(again["loss"], rel=1e-6)
 
 
-@pytest.mark.slow
-@pytest.mark.daily("True-ema_decay", "False-swa steps")
+@pytest.mark.daily("False-swa steps")
 @pytest.mark.parametrize("name", MAKERS)
 @pytest.mark.parametrize("validation", [True, False])
 def test_training_goes_on_as_if_nothing_were_averaged(name, validation):
@@ -117,7 +116,7 @@ def test_training_goes_on_as_if_nothing_were_averaged(name, validation):
     assert not same(plain.epochs[-1], averaged.epochs[-1])
 
 
-@pytest.mark.representative("True")
+@pytest.mark.daily("True")
 @pytest.mark.parametrize("first", [True, False])
 def test_with_validation_every_callback_sees_the_average_at_the_end_of_an_epoch(first, tmp_path):
     model, watch = network(), Watch()
@@ -131,6 +130,7 @@ def test_with_validation_every_callback_sees_the_average_at_the_end_of_an_epoch(
     assert not same(watch.epochs[1], watch.steps[5])
 
 
+@pytest.mark.slow
 def test_first_in_the_list_it_is_seen_without_validation_too(tmp_path):
     model, path = network(), str(tmp_path / "{epoch}.weights.h5")
     fit(model, ExponentialMovingAverage(0.8), keras.callbacks.ModelCheckpoint(path, save_weights_only=True))
@@ -160,7 +160,7 @@ def test_weights_that_another_callback_brings_back_stay():
     assert same(take(movable(model)), watch.epochs[at])
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_look_at_the_average_in_the_middle_of_an_epoch_does_not_disturb_training():
     class Look(Watch):
         def on_train_batch_end(self, batch, logs=None):
@@ -178,7 +178,7 @@ def test_a_look_at_the_average_in_the_middle_of_an_epoch_does_not_disturb_traini
     assert not same(seen[1].epochs[0], seen[1].steps[1])
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_part_of_the_model_is_averaged_like_the_whole():
     x, y = examples()
     results = []
@@ -195,7 +195,7 @@ def test_a_part_of_the_model_is_averaged_like_the_whole():
     close(*results)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_averages_of_equal_models_are_the_model():
     for name, make in MAKERS.items():
         model = network()
@@ -253,8 +253,7 @@ class Die(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
-@pytest.mark.slow
-@pytest.mark.daily("0-False-ema_decay", "2-True-swa epochs")
+@pytest.mark.daily("0-False-ema_decay")
 @pytest.mark.parametrize("name", MAKERS)
 @pytest.mark.parametrize(("at", "validation"), [(0, False), (2, True)])
 def test_a_run_that_was_killed_goes_on_bit_by_bit(name, at, validation):
@@ -281,6 +280,7 @@ def test_a_run_that_was_killed_goes_on_bit_by_bit(name, at, validation):
     assert same(model.get_weights(), wanted)
 
 
+@pytest.mark.slow
 def test_the_state_of_another_model_is_refused():
     average = ExponentialMovingAverage()
     fit(network(), average, epochs=1)
@@ -311,6 +311,7 @@ def test_settings_out_of_range_are_refused():
         fit(network(), StochasticWeightAveraging(every="step"), data=unknown)
 
 
+@pytest.mark.slow
 def test_half_precision_is_averaged_in_float32():
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, dtype="bfloat16", use_bias=False)])
     model.compile(keras.optimizers.SGD(0.0), "mse")
@@ -394,8 +395,7 @@ def test_masked_positions_do_not_count():
     close([norm.moving_mean.numpy(), norm.moving_variance.numpy()], moments(kept))
 
 
-@pytest.mark.daily("plain_convnet")
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", ["plain_convnet", "residual"])
 def test_statistics_of_an_opened_savedmodel_are_those_of_the_data(name, tmp_path_factory):
     model = savedmodel(tmp_path_factory, "train", name)
@@ -440,7 +440,7 @@ def test_data_that_cannot_be_used_is_refused():
     assert same(model.get_weights(), before)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_average_gets_statistics_of_its_own_where_data_is_given():
     model, data = network("train"), dataset()
     watch = Watch()

@@ -46,7 +46,7 @@ def test_balanced_weights_are_those_of_scikit_learn():
     assert class_weights(LABELS, 3) == found
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_weights_of_files_and_of_features(image_folder, tiny_model):
     examples = list_images(image_folder())
     assert class_weights(examples, examples.class_names) == {0: 1.0, 1: 1.0, 2: 1.0}
@@ -89,7 +89,7 @@ def slope(model, dataset, class_weight=None):
     return moved
 
 
-@pytest.mark.representative("binary")
+@pytest.mark.daily("binary")
 @pytest.mark.parametrize("kind", ["classification", "binary"])
 def test_weights_of_a_dataset_are_those_that_fit_applies(kind):
     labels = LABELS if kind == "classification" else np.minimum(LABELS, 1)
@@ -161,6 +161,7 @@ def test_classes_that_do_not_divide_a_pass_take_turns_over_the_passes():
     assert np.sum(counts, axis=0).tolist() == [10, 10, 0, 0, 10]
 
 
+@pytest.mark.slow
 def test_the_balanced_order_is_a_pure_function_of_seed_and_epoch():
     counted = numbered(sampling="balanced", shuffle=True, seed=-4)
     passes = [order_of(counted).tolist() for _ in range(3)]
@@ -200,6 +201,7 @@ def test_files_arrays_and_features_come_in_one_balanced_order(image_folder, tiny
         assert np.array_equal(labels, expected)
 
 
+@pytest.mark.slow
 def test_each_showing_of_an_example_is_another_view():
     labels = np.array([0] * 9 + [1])
     images = np.random.default_rng(0).integers(0, 255, (10, 64, 64, 3), np.uint8)
@@ -221,7 +223,7 @@ def test_what_cannot_be_balanced_is_refused(tiny_model):
         found.dataset(sampling="balanced")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_good_labels_pass_and_an_unseen_class_is_told(image_folder):
     splits = data.load(image_folder())
     assert check_labels(splits.train, splits.validation, splits.class_names) == ()

@@ -152,7 +152,7 @@ def test_the_smallest_of_the_fast_sizes_is_chosen():
     assert choose(trials[:1]).size == 8
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_result_is_shown_as_a_table():
     found = find_batch_size(network(), examples(20))
     lines = str(found).splitlines()

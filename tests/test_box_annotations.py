@@ -110,6 +110,7 @@ def found_box(pixels):
     return [down[0], across[0], down[-1] + 1, across[-1] + 1]
 
 
+@pytest.mark.daily("crop")
 @pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
 def test_a_box_stays_on_its_pixels(drawn, resize):
     """To the pixel, through flips and crops, however pictures are fitted."""

@@ -101,6 +101,7 @@ def test_all_faults_come_in_one_error(tmp_path):
         assert part in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_file_that_is_not_coco_is_refused(tmp_path):
     file = tmp_path / "a.json"
     file.write_text("{")

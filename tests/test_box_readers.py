@@ -329,6 +329,7 @@ def test_the_report_and_the_check_show_what_is_there(tmp_path, detection, capsys
     assert {"class-twins", "two-classes"} <= {one["kind"] for one in report["findings"]}
 
 
+@pytest.mark.slow
 def test_a_preview_shows_boxes_on_their_pixels(tmp_path, detection, capsys):  # noqa: F811
     root = as_voc(tmp_path / "data")
     out = tmp_path / "grid.png"

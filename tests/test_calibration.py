@@ -34,6 +34,7 @@ def labelled(count, units, seed=0):
     return numbers, (odds.cumsum(axis=1) < random.random((count, 1))).sum(axis=1)
 
 
+@pytest.mark.daily("4.0")
 @pytest.mark.parametrize("scale", [0.25, 4.0])
 def test_the_planted_temperature_is_found(scale):
     model = linear_model(tfft.heads.classification(["a", "b", "c"]), scale)

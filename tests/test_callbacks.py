@@ -26,6 +26,7 @@ def fit(*callbacks, kept, phases=(TUNE,)):
     return model, train(model, data, data, phases, source=source, verbose=False, callbacks=callbacks)
 
 
+@pytest.mark.daily("kept features")
 @KEPT
 def test_callbacks_of_keras_find_the_direction_of_a_monitor(kept, tmp_path):
     of = keras.callbacks
@@ -47,6 +48,7 @@ def test_callbacks_of_keras_find_the_direction_of_a_monitor(kept, tmp_path):
     assert {"accuracy", "loss", "val_accuracy", "val_loss"} <= set(columns)
 
 
+@pytest.mark.daily("kept features")
 @KEPT
 def test_a_scheduler_sets_the_rate_in_place_of_the_schedule(kept):
     _, history = fit(keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate / 2), kept=kept)
@@ -54,6 +56,7 @@ def test_a_scheduler_sets_the_rate_in_place_of_the_schedule(kept):
     assert any("LearningRateScheduler sets the learning rate" in note for note in history.notes)
 
 
+@pytest.mark.nightly
 @KEPT
 def test_a_callback_of_a_user_may_ask_the_whole_model_with_raw_inputs(kept):
     seen = []
@@ -72,6 +75,7 @@ def test_a_callback_of_a_user_may_ask_the_whole_model_with_raw_inputs(kept):
         assert rate == pytest.approx(row["learning_rate"], abs=1e-9)
 
 
+@pytest.mark.nightly
 def test_a_solved_phase_says_that_it_calls_no_callback():
     called = keras.callbacks.LambdaCallback(on_train_begin=lambda logs: pytest.fail("called"))
     _, history = fit(called, kept=True, phases=[Phase("solve", "none", 0, 0.0, head="linear_probe")])

@@ -166,6 +166,7 @@ def test_config_repeats_a_run_and_no_export_leaves_it_out(run, tmp_path, capsys)
     assert json.loads((out / "metrics.json").read_text()) == json.loads((run / "metrics.json").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -276,7 +277,7 @@ def test_predict_says_the_same_from_every_form_of_a_model(what, run, photos, cap
         assert [one["probability"] for one in row["top"]] == pytest.approx(np.sort(probabilities)[:-3:-1], abs=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.daily("run")
 @pytest.mark.parametrize("what", ["run", "export"])
 def test_bad_files_are_named_and_do_not_stop_the_others(what, run, photos, tmp_path, capsys):
     bad, cut = tmp_path / "bad.jpg", tmp_path / "cut.png"

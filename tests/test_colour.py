@@ -60,7 +60,7 @@ def test_the_name_takes_a_strength_and_older_files_stay_valid():
         augmentation(Augmentation(colour=2))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_boxes_stay_where_only_colours_change(tmp_path):
     examples = tfft.data.load(boxes(tmp_path / "data", 4), task="object_detection", validation=0.5).train
     spec = InputSpec(96, 96, resize="stretch")

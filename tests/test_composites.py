@@ -71,7 +71,7 @@ def lit_box(pixels, kind):
     return np.array([down[0], across[0], down[-1] + 1, across[-1] + 1])
 
 
-@pytest.mark.slow
+@pytest.mark.daily("mosaic")
 @pytest.mark.parametrize(
     "changes",
     [
@@ -83,7 +83,7 @@ def lit_box(pixels, kind):
 )
 def test_boxes_stay_on_the_colours_of_their_classes(drawn, changes):
     seen, together, own = 0, 0, 0
-    for images, labels in passes(drawn, changes, 12):
+    for images, labels in passes(drawn, changes, 5 if changes.mosaic else 12):  # four pictures or two in each
         assert labels.shape == (PICTURES, 3, 7)
         for at, (image, rows) in enumerate(zip(images, labels, strict=True)):
             objects = rows[rows[:, 0] >= 0]
@@ -153,7 +153,7 @@ def test_labels_have_room_for_the_four_fullest_pictures(drawn):
     assert examples.take(np.array([0, 1, 2])).combination.join.keywords == {"rows": 12}  # a picture may come twice
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_views_repeat_by_seed_and_are_mosaics_as_often_as_asked(drawn):
     changes = augmentation(["mosaic=0.5", "mixup=0.25"])
     views = [list(passes(drawn, changes, 2, seed=seed, first=0)) for seed in (1, 1, 2)]
@@ -171,7 +171,7 @@ def test_views_repeat_by_seed_and_are_mosaics_as_often_as_asked(drawn):
     assert 0.35 < share < 0.65  # mixup of a picture with itself is the picture
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("cuts", ["mosaic", "cutmix"])
 def test_masks_stay_on_the_colours_of_their_classes(cuts, tmp_path):
     """Each picture has two regions and a stripe without a label, and its red channel says which."""
@@ -208,7 +208,7 @@ def test_masks_stay_on_the_colours_of_their_classes(cuts, tmp_path):
     assert several > 20
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_kept_features_of_mosaics_are_those_of_mosaics(drawn):
     inputs = keras.Input((None, None, 3), dtype="uint8")
     first = Preprocess(SPEC, name="preprocess")(inputs)
@@ -312,7 +312,7 @@ def test_a_run_with_mosaics_resumes(task, write, changes, cache, tmp_path):
         np.testing.assert_array_equal(one, other, err_msg=one.path)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("task", "write", "change"), [("object_detection", boxes, "mosaic=1"), ("semantic_segmentation", masks, "cutmix=1")]
 )

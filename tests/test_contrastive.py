@@ -73,6 +73,7 @@ def batches(dataset):
     return [rows.numpy().tolist() for rows, _ in dataset]
 
 
+@pytest.mark.slow
 def test_batches_have_as_many_of_each_class_none_twice_and_all_of_a_class_in_turn():
     labels = np.random.default_rng(0).permutation(np.repeat([3, 5, 9], [12, 14, 15]))
     dataset = pairs(np.arange(41), labels, shown=5, size=13, seed=3)
@@ -91,6 +92,7 @@ def test_batches_have_as_many_of_each_class_none_twice_and_all_of_a_class_in_tur
     assert [sorted(rows) for rows in whole] == [list(range(16))] * 3  # few examples: all of them, in each step
 
 
+@pytest.mark.nightly
 def test_batches_follow_from_seed_and_epoch_alone_and_go_on_over_epochs():
     labels = np.repeat([0, 1], 24)
     epoch = tf.Variable(0, dtype=tf.int64)
@@ -126,6 +128,7 @@ def test_many_classes_come_in_turn_and_a_batch_has_two_of_each():
     assert max(seen.values()) - min(seen.values()) <= 2  # of 10 or 11
 
 
+@pytest.mark.nightly
 def test_an_example_alone_in_its_class_is_shown_once_in_a_batch_and_many_are_capped():
     labels = np.array([0, 0, 0, 1])
     found = batches(pairs(np.arange(4), labels, shown=4))
@@ -271,7 +274,7 @@ def test_pairs_help_where_the_classes_are_hidden_and_labels_by_chance_do_not():
     assert scores[True][1] < 0.6
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_what_is_frozen_runs_once_and_gives_what_the_whole_model_gives(tmp_path):
     found = []
     for cache in (None, tmp_path):
@@ -366,7 +369,7 @@ def sentences(n=16, seed=0):
     return np.array(texts, object), labels
 
 
-@pytest.mark.slow
+@pytest.mark.daily("1")
 @pytest.mark.parametrize("unfreeze", ["all", 1])
 def test_texts_of_any_length_are_paired(unfreeze):
     model = text_model()
@@ -404,6 +407,7 @@ def test_what_is_frozen_of_texts_runs_once_and_gives_what_the_whole_model_gives(
         assert np.array_equal(quick[path], start[path]) == ("block1_dense" not in path), path
 
 
+@pytest.mark.slow
 def test_examples_are_taken_once_and_at_most_64_of_a_class():
     x, y = clouds(24)
     x, y = np.concatenate([x, x[:8], clouds(300, seed=2)[0]]), np.concatenate([y, y[:8], np.ones(300, int)])
@@ -462,6 +466,7 @@ def test_everything_that_does_not_go_with_pairs_is_refused_at_once():
     check_phases([SOLVED, good, HEAD], validation=False)
 
 
+@pytest.mark.slow
 def test_models_and_data_without_classes_are_refused_before_training():
     model = network(head=heads.regression(1))
     with pytest.raises(PlanError, match="binary, and the model's is for regression"):

@@ -24,7 +24,7 @@ def crop(image):
     return image.crop((3, 2, image.width - 2, image.height - 2))
 
 
-@pytest.mark.representative("crop")
+@pytest.mark.daily("crop")
 @pytest.mark.parametrize(
     "change",
     [ImageOps.mirror, crop, lambda i: ImageEnhance.Brightness(i).enhance(0.9), lambda i: i.resize((40, 30)),
@@ -103,6 +103,7 @@ def test_unrelated_pictures_give_nothing(tmp_path):
     assert parts.note.startswith("parts of images have a similarity of at least 0.95")
 
 
+@pytest.mark.nightly
 def test_a_rotated_copy_is_found_where_unrelated_pictures_are_somewhat_alike_when_rotated(tmp_path):
     images = [picture(seed, (64, 64)) for seed in range(30)]
     turned = [image.transpose(Image.Transpose.ROTATE_180) for image in images]
@@ -142,6 +143,7 @@ def test_symbols_are_not_copies_of_others_because_they_are_rotated(tmp_path):
     assert {copy.turned for copy in found.pairs} <= {"", "mirrored"}
 
 
+@pytest.mark.nightly
 def test_sixes_and_nines_by_many_hands_are_not_copies(tmp_path):
     random = np.random.default_rng(0)
     drawn = [symbol("69"[i % 2], tuple(random.integers(5, 11, 2)), int(random.integers(30, 38))) for i in range(60)]

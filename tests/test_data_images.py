@@ -44,7 +44,7 @@ def decode():
     return tf.function(decode_pixels, input_signature=[tf.TensorSpec([], tf.string)])
 
 
-@pytest.mark.representative("jpeg-options0-MM")
+@pytest.mark.daily("jpeg-options0-MM")
 @pytest.mark.parametrize("little", [True, False], ids=["II", "MM"])
 @pytest.mark.parametrize(("kind", "options"), [("jpeg", {}), ("png", {}), ("webp", {"lossless": True}), ("webp", {})])
 def test_exif_orientation_equals_pillow(decode, kind, options, little):
@@ -152,6 +152,7 @@ def test_animated_gif_gives_its_first_frame(decode):
     np.testing.assert_array_equal(decoded, np.array(first.convert("RGB")))
 
 
+@pytest.mark.slow
 def test_animated_webp_is_refused_before_the_decoder_that_crashes(decode):
     frames = [Image.fromarray(COLOUR[::-1].copy())]
     encoded = encode(COLOUR, "webp", save_all=True, append_images=frames, lossless=True)
@@ -194,7 +195,7 @@ HUGE = {
 }
 
 
-@pytest.mark.representative("png")
+@pytest.mark.daily("png")
 @pytest.mark.parametrize("name", HUGE)
 def test_more_than_a_hundred_megapixels_are_refused_from_the_header(decode, name):
     with pytest.raises(tf.errors.InvalidArgumentError, match="larger than 100 megapixels"):
@@ -248,7 +249,7 @@ def test_random_bytes_never_crash_the_header(decode):
         assert 1 <= int(orientation) <= 8
 
 
-@pytest.mark.representative("1-bilinear-crop")
+@pytest.mark.daily("1-bilinear-crop")
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "nearest", "area"])
 @pytest.mark.parametrize("channels", [1, 3])
@@ -329,6 +330,7 @@ def test_grey_and_colour_convert_to_the_channels_of_the_spec():
         Preprocess(SPEC)(keras.Input((28, 28)))
 
 
+@pytest.mark.slow
 def test_a_shape_that_tracing_does_not_know_is_checked_when_the_pixels_come():
     inputs = keras.Input((None, None, 3), dtype="uint8")
     model = keras.Model(inputs, Preprocess(InputSpec(16, 12))(inputs))
@@ -342,6 +344,8 @@ def test_a_shape_that_tracing_does_not_know_is_checked_when_the_pixels_come():
     np.testing.assert_array_equal(model.predict(grey, verbose=0), model.predict(np.repeat(grey, 3, -1), verbose=0))
 
 
+@pytest.mark.representative("None", "shape2")
+@pytest.mark.daily("shape1")
 @pytest.mark.parametrize("shape", [None, [None] * 4, [None] * 3])
 def test_relaxed_shapes_let_images_pass_and_nothing_else(shape):
     @tf.function(input_signature=[tf.TensorSpec(shape, tf.float32)], autograph=False)

@@ -41,7 +41,7 @@ def numbered(count, **options):
     return from_arrays(images, np.arange(count), **options)
 
 
-@pytest.mark.representative("False")
+@pytest.mark.daily("False")
 @pytest.mark.parametrize("cache", [True, False, "auto"])
 def test_pixels_are_those_of_the_one_decoder(examples, cache):
     dataset = to_dataset(examples, SPEC, batch_size=5, cache=cache)
@@ -58,7 +58,6 @@ def test_pixels_are_those_of_the_one_decoder(examples, cache):
 
 
 @pytest.mark.daily("True")
-@pytest.mark.slow
 @pytest.mark.parametrize("cache", [True, False])
 def test_shuffled_passes_differ_keep_pairs_and_repeat_by_seed(examples, cache):
     def two_passes(seed):
@@ -74,7 +73,7 @@ def test_shuffled_passes_differ_keep_pairs_and_repeat_by_seed(examples, cache):
     assert two_passes(2)[0] != first
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_cached_and_decoded_again_come_in_the_same_order(examples):
     kept, again = (to_dataset(examples, SPEC, shuffle=True, seed=3, cache=cache) for cache in (True, False))
     for _ in range(2):
@@ -103,6 +102,7 @@ def test_the_global_seed_does_not_touch_the_order():
     assert order_of(numbered(30, shuffle=True, seed=-7)) != first
 
 
+@pytest.mark.slow
 def test_keras_fit_sees_another_order_in_each_epoch_and_the_same_in_each_run():
     def seen(epochs):
         log = []
@@ -148,6 +148,7 @@ def test_kept_pixels_do_not_need_the_files_any_more(examples):
         list(to_dataset(examples, SPEC, cache=False))
 
 
+@pytest.mark.slow
 def test_arrays_of_every_kind_give_the_same_pixels():
     images = RNG.integers(0, 256, (7, 12, 9, 3), np.uint8)
     expected = resize_pixels(images, SPEC)

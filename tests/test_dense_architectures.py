@@ -45,6 +45,8 @@ def retinanet():
 # --- RetinaNet
 
 
+@pytest.mark.representative("16")
+@pytest.mark.daily("8")
 @pytest.mark.parametrize("rows", [8, 16])
 def test_new_boxes_are_about_the_anchors_of_maps_of_any_size(retinanet, rows):
     output = np.asarray(retinanet(maps((rows, 12), (rows // 2, 6), (rows // 4, 3))))
@@ -68,6 +70,7 @@ def test_new_boxes_are_about_the_anchors_of_maps_of_any_size(retinanet, rows):
         at += ANCHORS * height * width
 
 
+@pytest.mark.slow
 def test_fixed_maps_give_a_fixed_shape():
     model = attached(heads.object_detection(["a"], architecture="retinanet", width=32))
     points = ANCHORS * (96 + 24 + 6 + 1 * 2 + 1 * 1)
@@ -192,10 +195,12 @@ def same_from_its_file(model, values, file):
     assert "keras_hub." not in str(model.get_config())  # files name no module of KerasHub
 
 
+@pytest.mark.slow
 def test_a_retinanet_is_the_same_from_its_file(retinanet, tmp_path):
     same_from_its_file(retinanet, maps((8, 12), (4, 6), (2, 3)), tmp_path / "head.keras")
 
 
+@pytest.mark.slow
 def test_a_decoder_is_the_same_from_its_file(tmp_path):
     sides = ((16, 24), (8, 12), (4, 6), (2, 3))
     head = heads.semantic_segmentation(["a", "b"], architecture="deeplab_v3", width=8)

@@ -31,6 +31,7 @@ def test_pictures_smaller_than_a_cell_are_refused():
     assert pyramid(backbone, image_size=(32, 40))[32].shape[-1] == 4
 
 
+@pytest.mark.slow
 def test_more_objects_than_a_detector_answers_with_are_named(tmp_path, capsys):
     boxes = [("a.png", "cat", (at % 10 * 3, at // 10 * 3, at % 10 * 3 + 3, at // 10 * 3 + 3)) for at in range(120)]
     pictures(tmp_path)
@@ -49,6 +50,7 @@ def test_more_objects_than_a_detector_answers_with_are_named(tmp_path, capsys):
     assert any(note.startswith("1 picture has more than 100 objects") for note in reader.notes(splits, backbone))
 
 
+@pytest.mark.slow
 def test_a_check_names_the_image_size_that_sees_small_objects(tmp_path):
     for part in ("train", "valid"):
         (tmp_path / part).mkdir()
@@ -65,6 +67,7 @@ def test_a_check_names_the_image_size_that_sees_small_objects(tmp_path):
     assert small.remedy.startswith("image_size=(")
 
 
+@pytest.mark.slow
 def test_rare_classes_of_masks_are_named(tmp_path):
     folder = masks(tmp_path / "data")
     mask = np.array(Image.open(folder / "masks" / "00.png"))

@@ -100,6 +100,7 @@ def test_seeds(tmp_path):
     assert "standard deviation" in str(seeds)
 
 
+@pytest.mark.slow
 def test_headers_are_traced_once(tmp_path):
     data = boxes(tmp_path / "data", 4)
     examples = tfft.data.load(data, task="object_detection", validation=0.5).train
@@ -117,11 +118,11 @@ def test_a_head_without_scores_of_examples_runs_nothing_for_them():
     assert ExampleScores(part, model)() is None  # without a model to run
 
 
-@pytest.mark.slow
+@pytest.mark.daily("semantic_segmentation-masks")
 @TASKS
 def test_a_plan_is_recommended_without_training(task, write, tmp_path):
     data = write(tmp_path / "data")
-    plan = tfft.recommend_plan(data, "efficientnet-lite0", task=task, cache=tmp_path / "kept")
+    plan = tfft.recommend_plan(data, backbone(), task=task, cache=tmp_path / "kept")
     assert plan.task == task
     assert plan.phases[0].unfreeze == "none"
     assert plan.batch_size == 8

@@ -39,6 +39,7 @@ def pictures(folder, count, size=(40, 60)):
     return names
 
 
+@pytest.mark.slow
 def test_a_detector_shows_curves_and_the_pictures_with_the_most_mistakes(tmp_path):
     names = pictures(tmp_path, 3)
     builder = registry.task("object_detection").report_builder(heads.object_detection(CLASSES))

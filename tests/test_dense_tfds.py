@@ -41,6 +41,7 @@ def number_of(path, pictures):
     return at
 
 
+@pytest.mark.slow
 def test_boxes_by_name_are_those_of_the_dataset():
     rows = boxed(6, crowd=True)
     store(objects({"is_crowd": np.bool_}), train=rows, test=boxed(2, start=50, crowd=True))
@@ -63,6 +64,7 @@ def test_boxes_by_name_are_those_of_the_dataset():
     assert splits.test_folder is not None
 
 
+@pytest.mark.slow
 def test_parts_of_a_dataset_are_kept_and_a_copy_is_made_once(monkeypatch):
     place = store(objects(), train=boxed(6), validation=boxed(3, start=30))
     copy = local_copy("tfds:tiny", {"task": "object_detection"})

@@ -47,6 +47,7 @@ def test_names_that_no_line_can_hold_survive_run_and_export(run):
     assert open_export(run / "export").class_names == tuple(sorted(NAMES))
 
 
+@pytest.mark.nightly
 def test_a_folder_is_predicted_file_by_file(run, photos, capsys):
     (photos / "of two kinds" / "notes.txt").write_text("no picture")
     assert main(["predict", str(run), str(photos / "of two kinds"), "--json"]) == 0

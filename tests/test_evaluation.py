@@ -150,6 +150,7 @@ def test_any_keras_model_is_measured_with_a_head_given(three):
     assert evaluate(plain, dataset(logits, labels), head=head).accuracy == scores.accuracy
 
 
+@pytest.mark.slow
 def test_scaled_images_are_refused_by_a_model_that_takes_pixels(build_tiny_model):
     model = build_tiny_model()
     pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3)).astype("float32")

@@ -29,6 +29,7 @@ def slow_machine(monkeypatch):
     monkeypatch.setattr(expectation, "_QUICK", 0.0)
 
 
+@pytest.mark.slow
 def test_trial_steps_leave_every_variable_as_it_was():
     model = tfft.build(backbone(), heads.classification(["a", "b"], dropout=0.5))
     unfreeze(model, "all", batch_norm="train")
@@ -192,7 +193,7 @@ def test_a_dearer_candidate_has_to_be_better_by_more_than_chance():
     assert "head 0.900; last 2 blocks 0.850, then 0.950" in chosen([0.9], [0.85, 0.95], [0.951]).reasons["trial"]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_measured_plan_is_chosen_once_and_stored(tmp_path, monkeypatch):
     slow_machine(monkeypatch)
     opened = backbone()

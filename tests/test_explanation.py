@@ -74,6 +74,7 @@ def test_parts_of_texts():
     assert text_parts((" ", "x")).without == ((" ", ""),)
 
 
+@pytest.mark.slow
 def test_the_moment_that_decides(tmp_path):
     inputs = keras.Input((None, None, 3))
     backbone = keras.Model(inputs, L.GlobalAveragePooling2D()(L.DepthwiseConv2D(1)(inputs)), name="mean")
@@ -126,6 +127,7 @@ def pictures(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "method"), [("model.keras", "Grad-CAM"), ("served", "occlusion")])
 def test_the_place_that_decides(pictures, model, method):
     [found] = tfft.explain(pictures / model, [str(pictures / "corner.png")])
@@ -136,6 +138,7 @@ def test_the_place_that_decides(pictures, model, method):
     assert str(found).endswith("(mostly top right)")
 
 
+@pytest.mark.slow
 def test_the_command(pictures, capsys):
     out = pictures / "why.html"
     arguments = ["explain", str(pictures / "model.keras"), str(pictures / "corner.png"), "--out", str(out), "--json"]
@@ -150,6 +153,7 @@ def test_the_command(pictures, capsys):
     assert "corner.png: red" in page
 
 
+@pytest.mark.slow
 def test_what_cannot_be_explained(pictures, tmp_path):
     image = str(pictures / "corner.png")
     with pytest.raises(PlanError, match="has no class 'rad'. Did you mean 'red'"):

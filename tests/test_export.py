@@ -99,6 +99,7 @@ def test_every_input_and_output_has_a_free_batch_and_a_stable_name(served):
     assert loaded.signatures["serving_default"].structured_input_signature[1]["images"].dtype == tf.uint8
 
 
+@pytest.mark.slow
 def test_arrays_and_bytes_agree_with_predict(tiny, served):
     images = pictures()
     wanted = expected(tiny, images)
@@ -110,6 +111,7 @@ def test_arrays_and_bytes_agree_with_predict(tiny, served):
         assert_same({k: v.numpy() for k, v in row.items()}, {k: v[i : i + 1] for k, v in wanted.items()})
 
 
+@pytest.mark.slow
 def test_files_are_named_by_their_paths(served, tmp_path):
     opened, images = open_export(served.path), pictures(2)
     paths = [tmp_path / f"{i}.png" for i in range(2)]
@@ -168,7 +170,7 @@ def test_class_names_make_a_classifier_of_any_model(activation, tmp_path):
     assert [label.decode() for label in found["label"].numpy()] == ["abc"[i] for i in wanted.argmax(axis=1)]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_without_class_names_the_outputs_pass_through(tmp_path):
     text = keras.Input((), dtype="string", name="text")
     vectorize = keras.layers.TextVectorization(max_tokens=20, output_sequence_length=4)
@@ -255,8 +257,8 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.nightly
 @pytest.mark.process
-@pytest.mark.slow
 def test_a_process_that_was_interrupted_while_it_waited_is_started_again(tiny, served):
     command = [sys.executable, "-P", "-c", INTERRUPTED, str(served.path)]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -270,7 +272,7 @@ def library():
 
 
 @pytest.mark.process
-@pytest.mark.representative("serving_default")
+@pytest.mark.daily("serving_default")
 @pytest.mark.parametrize("signature", ["serve_bytes", "serving_default"])
 def test_c_api(signature, tiny, served, tmp_path):
     images = pictures() if signature == "serve_bytes" else [pictures(2)[1]] * 2
@@ -384,6 +386,7 @@ def test_wrong_paths(tiny, tmp_path):
         open_export(tmp_path / "nowhere")
 
 
+@pytest.mark.slow
 def test_wrong_class_names_and_models(tiny, tmp_path):
     with pytest.raises(ExportError, match=r"2 names, the model's head has 3 classes: blue, green, red"):
         export(tiny, tmp_path / "1", class_names=["a", "b"])
@@ -415,6 +418,7 @@ def test_the_function_is_not_hidden_by_its_package():
     assert tfft.export is tfft.exporting.savedmodel.export
 
 
+@pytest.mark.slow
 def test_a_head_may_serve_another_model_and_further_signatures(tiny):
     class Doubled(type(heads.from_model(tiny))):
         def served(self, model):

@@ -83,6 +83,7 @@ def test_rows_of_pixels(address, tiny, images):
     assert [row["label"] for row in answer["predictions"]] == [label.decode() for label in expected["label"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", ["bare rows", "named rows", "columns"])
 def test_encoded_images(shape, address, tiny, images):
     encoded = [b64(image) for image in images]
@@ -129,6 +130,7 @@ def test_unknown_model_is_404(address):
     assert "error" in answer
 
 
+@pytest.mark.slow
 def test_highest_version_is_served_and_unfinished_ones_are_not(base, images, tmp_path):
     for name in ("9", "10", ".tmp-11-aa"):
         shutil.copytree(base / "1", tmp_path / name)

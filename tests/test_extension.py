@@ -85,6 +85,7 @@ def test_faults_of_the_data_are_found(data):
     assert "extreme.num" in json.dumps(findings["range"])
 
 
+@pytest.mark.nightly
 def test_a_fresh_process_predicts_with_the_run_and_with_the_export(data, trained):
     files = [data / name / "03.num" for name in GRADES[:3]]
     served = tf.saved_model.load(str(trained[0] / "export" / "1")).signatures["serving_default"]

@@ -123,7 +123,7 @@ def test_the_switch(value, fast, monkeypatch):
     assert use_fast_gradients() == fast
 
 
-@pytest.mark.slow
+@pytest.mark.daily("fused")
 def test_blocks_of_a_savedmodel_train_as_before(opened, monkeypatch):
     start = opened.get_weights()
     fast = operations(opened, training=True)
@@ -171,6 +171,7 @@ def test_groups_of_channels_are_no_matrix_product(tmp_path):
     np.testing.assert_array_equal(model(x, training=True), model(x, training=False))
 
 
+@pytest.mark.nightly
 def test_statistics_that_move_keep_their_operation(tmp_path):
     reusable(tmp_path, convnet(), regularize=True)
     model = tfft.load_backbone(str(tmp_path), input_range=(0, 1), batch_norm="train").model
@@ -182,7 +183,7 @@ def test_statistics_that_move_keep_their_operation(tmp_path):
     assert all("moving" in path for path in moved)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_keras_models_train_as_before(monkeypatch):
     model = network()
     for layer in model.layers:

@@ -61,6 +61,8 @@ def test_a_model_of_the_maps_runs_and_trains_the_blocks_in_front_of_each():
     assert not any(path.startswith("block5/") for path in moved)
 
 
+@pytest.mark.representative("weight_norm-wanted3")
+@pytest.mark.daily("depthwise-wanted2", "plain_convnet-wanted0")
 @pytest.mark.parametrize(
     ("name", "wanted"),
     [
@@ -79,7 +81,7 @@ def test_opened_savedmodels(opened, name, wanted):
     assert [tuple(out.shape[1:]) for out in outputs] == [shape for _, shape in wanted.values()]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_keras_applications():
     backbone = load_backbone("keras:ResNet50:random")
     assert found(backbone, (64, 96)) == {
@@ -123,6 +125,7 @@ def test_the_last_block_at_a_stride_counts_also_behind_an_addition():
     assert maps[4].tensor is network.layers[-1].input
 
 
+@pytest.mark.slow
 def test_a_backbone_of_keras_hub_says_its_own_maps():
     keras_hub = pytest.importorskip("keras_hub")
     network = keras_hub.models.ResNetBackbone(
@@ -135,6 +138,7 @@ def test_a_backbone_of_keras_hub_says_its_own_maps():
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_what_has_no_maps_is_refused_with_what_there_is(opened):
     backbone = load_backbone(functional())
     with pytest.raises(BackboneError, match=r"no feature map at stride 16, 32\. It has.*8 \(block2\) 28 x 28 x 6"):

@@ -73,6 +73,8 @@ def data(request, tmp_path):
 # --- found again -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.representative("arrays-tensorflow", "dataset-tensorflow")
+@pytest.mark.daily("files-litert")
 @pytest.mark.parametrize("engine", ["litert", "tensorflow"])
 def test_found_again_with_the_same_values(model, data, engine, tmp_path):
     first = get(model, data, cache=tmp_path / "c", engine=engine)
@@ -88,6 +90,7 @@ def test_found_again_with_the_same_values(model, data, engine, tmp_path):
     assert (first.seconds > 0, again.seconds) == (True, 0)
 
 
+@pytest.mark.slow
 def test_found_by_another_model_of_the_same_values(model, tmp_path):
     get(model, cache=tmp_path)
     assert get(network(), cache=tmp_path).cached
@@ -96,7 +99,7 @@ def test_found_by_another_model_of_the_same_values(model, tmp_path):
     assert get(trained, cache=tmp_path).cached
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_found_again_for_a_folder_that_moved(model, tmp_path):
     for name in ("a", "b"):
         (tmp_path / "one" / name).mkdir(parents=True)
@@ -141,6 +144,7 @@ def test_listed_and_cleared(model, monkeypatch, tmp_path):
     assert other.is_dir()
 
 
+@pytest.mark.slow
 def test_several_tensors(tmp_path):
     savedmodels.MAKERS["transformer"](tmp_path / "t")
     from tfft.backbones.savedmodel import open_savedmodel
@@ -185,7 +189,7 @@ def changed_order(data):
     return data.take(order)
 
 
-@pytest.mark.slow
+@pytest.mark.daily("arrays-changed_pixel", "dataset-changed_order", "files-changed_pixel")
 @pytest.mark.parametrize("change", [changed_pixel, changed_order])
 def test_another_pixel_or_order_is_another_key(model, data, change, tmp_path):
     first = get(model, data, cache=tmp_path / "c")
@@ -202,7 +206,7 @@ def test_batches_are_no_part_of_the_key(model, tmp_path):
     assert get(model, from_arrays(IMAGES, LABELS, batch_size=12), cache=tmp_path).cached
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_file_with_another_name_is_another_key(model, tmp_path):
     for name in ("a", "b"):
         (tmp_path / "p" / name).mkdir(parents=True)
@@ -221,6 +225,7 @@ def one_weight(layer: int) -> keras.Model:
     return model
 
 
+@pytest.mark.daily("<lambda>0", "<lambda>3")
 @pytest.mark.parametrize(
     "other", [lambda: one_weight(0), lambda: one_weight(-1), lambda: network(40), lambda: network(low=0.0)]
 )
@@ -233,6 +238,7 @@ def test_another_weight_size_or_range_is_another_key(model, other, tmp_path):
     assert not np.array_equal(second.arrays, first.arrays)
 
 
+@pytest.mark.slow
 def test_another_type_engine_or_version_is_another_key(model, tmp_path, monkeypatch):
     get(model, cache=tmp_path)
     assert not get(model, cache=tmp_path, dtype="float16").cached
@@ -241,6 +247,7 @@ def test_another_type_engine_or_version_is_another_key(model, tmp_path, monkeypa
     assert not get(model, cache=tmp_path).cached
 
 
+@pytest.mark.nightly
 def test_opened_models_have_one_key_however_often_they_are_opened(tmp_path):
     from tfft.backbones.savedmodel import open_savedmodel
 
@@ -269,6 +276,7 @@ def test_a_layer_without_settings_is_not_kept(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_dataset_that_shuffles_is_refused(model, tmp_path):
     data = from_arrays(IMAGES, LABELS, shuffle=True)
     with pytest.raises(DataError, match="another order, when it was read again"):
@@ -278,7 +286,7 @@ def test_a_dataset_that_shuffles_is_refused(model, tmp_path):
     np.testing.assert_allclose(found.arrays, model(IMAGES[found.labels]), atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_files_that_change_or_break_meanwhile(model, tmp_path, monkeypatch):
 
     for name in ("a", "b"):
@@ -305,6 +313,7 @@ def test_files_that_change_or_break_meanwhile(model, tmp_path, monkeypatch):
 # --- the dataset -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.nightly
 def test_the_order_is_that_of_the_images(model, tmp_path):
     found = get(model, cache=tmp_path)
     of_features = found.dataset(5, shuffle=True, seed=3).map(lambda x, y: y)
@@ -333,7 +342,7 @@ def test_what_is_said(model, tmp_path, capsys):
     assert "12 examples, read from" in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_to_dataset_of_files_has_the_same_features(model, tmp_path):
     for name in ("a", "b"):
         (tmp_path / "p" / name).mkdir(parents=True)

@@ -51,6 +51,8 @@ def edit(entry: pathlib.Path, old: str, new: str) -> None:
     path.write_text(path.read_text().replace(old, new))
 
 
+@pytest.mark.representative("truncated", "bit flipped in the manifest")
+@pytest.mark.daily("bit flipped in the data")
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_a_damaged_entry_is_made_again(model, damage, tmp_path):
     first = get(model, cache=tmp_path)
@@ -64,6 +66,7 @@ def test_a_damaged_entry_is_made_again(model, damage, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [entry_of(tmp_path).name]
 
 
+@pytest.mark.slow
 def test_an_entry_of_another_key_is_not_used(model, tmp_path):
     get(model, cache=tmp_path)
     mine = entry_of(tmp_path)
@@ -74,6 +77,7 @@ def test_an_entry_of_another_key_is_not_used(model, tmp_path):
     assert not get(model, cache=tmp_path).cached
 
 
+@pytest.mark.slow
 def test_readers_keep_what_they_have(model, tmp_path):
     found = get(model, cache=tmp_path)
     expected = np.array(found.arrays)
@@ -82,6 +86,7 @@ def test_readers_keep_what_they_have(model, tmp_path):
     np.testing.assert_array_equal(found.arrays, expected)
 
 
+@pytest.mark.daily("28-data", "5-manifest")
 @pytest.mark.parametrize("place", ["data", "manifest"])
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
 def test_a_write_that_fails_leaves_nothing(model, tmp_path, monkeypatch, code, place):
@@ -104,6 +109,7 @@ def test_a_write_that_fails_leaves_nothing(model, tmp_path, monkeypatch, code, p
     assert get(model, cache=tmp_path).cached
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_before_writing(model, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 100, 100))
     with pytest.raises(DataError, match=r"no room for the features: they need 0\.0 MB, and 0\.0 MB are free.*float16"):
@@ -182,6 +188,7 @@ def test_two_writers_of_the_same_entry(model, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [key]
 
 
+@pytest.mark.slow
 def test_many_at_once(model, tmp_path):
     found = []
     threads = [threading.Thread(target=lambda: found.append(get(model, cache=tmp_path))) for _ in range(4)]

@@ -44,6 +44,7 @@ def run(model, data, **options):
     return extract(model, data, cache=None, verbose=False, **options)
 
 
+@pytest.mark.representative("weight_norm")
 @pytest.mark.parametrize("name", MAKERS)
 def test_engines_agree(name, tmp_path):
     savedmodels.MAKERS[name](tmp_path / name)
@@ -63,6 +64,7 @@ def test_engines_agree(name, tmp_path):
     assert "differ from TensorFlow's by" in fast.notes[0]
 
 
+@pytest.mark.nightly
 def test_batches_and_their_last_one_do_not_matter():
     model, data = convnet(), pixels(23)
     whole = run(model, data, batch_size=23).arrays
@@ -70,6 +72,7 @@ def test_batches_and_their_last_one_do_not_matter():
         np.testing.assert_allclose(run(model, data, batch_size=size).arrays, whole, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_nothing_is_printed(capfd):
     run(convnet(), pixels())
     out, err = capfd.readouterr()
@@ -77,6 +80,7 @@ def test_nothing_is_printed(capfd):
     assert not err
 
 
+@pytest.mark.slow
 def test_no_file_is_left_behind(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
@@ -84,6 +88,7 @@ def test_no_file_is_left_behind(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_converted(caplog):
     def unknown(x):
         return tf.raw_ops.Betainc(a=tf.abs(x) + 1, b=tf.abs(x) + 1, x=tf.sigmoid(x))
@@ -110,6 +115,7 @@ def test_other_types_are_left_to_tensorflow():
     assert "only float32 is converted" in found.notes[0]
 
 
+@pytest.mark.slow
 def test_an_engine_that_is_wrong_is_not_used(monkeypatch):
     model, data = convnet(), pixels()
     right = run(model, data, engine="tensorflow").arrays
@@ -126,6 +132,7 @@ def test_an_engine_that_is_wrong_is_not_used(monkeypatch):
     np.testing.assert_allclose(found.arrays, right, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_without_the_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
     monkeypatch.setattr(litert, "installed_version", lambda name: None)
@@ -145,6 +152,7 @@ def test_largest_difference():
     assert engines.largest_difference([np.arange(3)], [np.arange(3) + 1]) == float("inf")
 
 
+@pytest.mark.slow
 def test_texts_of_another_length_are_refused_and_pooled_ones_are_not(tmp_path):
     savedmodels.MAKERS["transformer"](tmp_path / "t")
 
@@ -164,6 +172,7 @@ def test_texts_of_another_length_are_refused_and_pooled_ones_are_not(tmp_path):
         run(open_savedmodel(tmp_path / "t", output="sequence_output").model, dataset)
 
 
+@pytest.mark.nightly
 def test_many_features_go_to_a_file_and_not_to_memory(monkeypatch):
     model, data = convnet(), pixels(20)
     small = run(model, data, batch_size=4).arrays
@@ -174,6 +183,7 @@ def test_many_features_go_to_a_file_and_not_to_memory(monkeypatch):
     np.testing.assert_allclose(large, small, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_float16_and_where_it_ends():
     model, data = convnet(), pixels()
     full, half = run(model, data), run(model, data, dtype="float16")
@@ -212,7 +222,7 @@ def test_float_images_for_raw_pixels(tiny_model):
         run(tiny_model, np.full((3, 32, 32, 3), 0.5, np.float32))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_network_is_converted_once_and_kept(tmp_path, monkeypatch):
     monkeypatch.setenv("TFFT_CACHE_DIR", str(tmp_path))
     model, images = convnet(), np.random.default_rng(0).random((6, 32, 32, 3), np.float32)

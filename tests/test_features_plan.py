@@ -102,7 +102,7 @@ def test_bytes_and_flops_by_hand():
     assert cuts["block0"].crossing == (((8, 8, 4), "float32"),)
 
 
-@pytest.mark.representative("depthwise")
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", ["plain_convnet", "residual", "depthwise", "branches"])
 def test_flops_are_those_of_tensorflow_and_of_describe(made, name):
     model = made(name)
@@ -134,7 +134,7 @@ def test_lite0_has_the_flops_it_is_known_for():
     assert by_block(plan)["block12"].crossing == (((7, 7, 192), "float32"),)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_several_tensors_and_half_precision(made):
     model = tfft.unfreeze(made("transformer"), 2)
     data = examples("transformer", 6)
@@ -148,6 +148,7 @@ def test_several_tensors_and_half_precision(made):
         assert cut.example_bytes >= 7 * 8 * size
 
 
+@pytest.mark.slow
 def test_loops_are_named(made):
     plan = tools.plan_cut(made("lstm"), examples("lstm", 4), 1, measure=RATE)
     assert "There are loops behind" in plan.notes[0]
@@ -156,7 +157,7 @@ def test_loops_are_named(made):
 # --- which cuts there are ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.representative("2-branches")
+@pytest.mark.daily("2-branches")
 @pytest.mark.parametrize("name", ["plain_convnet", "residual", "branches", "transformer", "lstm"])
 @pytest.mark.parametrize("last", [0, 1, 2, "all"])
 def test_cuts_are_those_of_split(made, name, last):
@@ -204,6 +205,7 @@ def with_layer(layer: keras.layers.Layer) -> keras.Model:
     return keras.Model(inputs, L.Dense(2, name="end")(L.Dropout(0.5, name="drop")(y)), name="net")
 
 
+@pytest.mark.slow
 def test_never_a_cut_behind_dropout():
     model = with_layer(L.Dropout(0.5, name="inner"))
     plan = tools.plan_cut(model, 5, 3, measure=RATE)
@@ -217,6 +219,7 @@ def test_never_a_cut_behind_dropout():
     assert tools.plan_cut(model, 5, 3, measure=RATE, ignore_dropout=True).choice == "conv2"
 
 
+@pytest.mark.slow
 def test_never_a_cut_behind_moving_statistics():
     norm = L.BatchNormalization(center=False, scale=False, name="norm")
     model = with_layer(norm)
@@ -293,6 +296,7 @@ def test_a_cache_that_does_not_fit_or_pay_is_not_chosen():
     assert once.sentence.startswith("Features are not worth it here.")
 
 
+@pytest.mark.nightly
 def test_number_of_examples(tiny_model):
     images, labels = examples("", 23), RNG.integers(0, 3, 23)
     data = from_arrays(images, labels, batch_size=10)
@@ -300,7 +304,7 @@ def test_number_of_examples(tiny_model):
         assert tools.plan_cut(tiny_model, source, 1, measure=RATE).examples == count
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_measuring_changes_nothing(made, tmp_path):
     model = tfft.unfreeze(made("plain_convnet", batch_norm="train"), 2)
     before = [v.numpy() for v in model.weights]
@@ -317,8 +321,7 @@ def test_measuring_changes_nothing(made, tmp_path):
     assert all(0 < cut.seconds_cached < math.inf for cut in plan.cuts[1:])
 
 
-@pytest.mark.slow
-@pytest.mark.daily("1")
+@pytest.mark.nightly
 @pytest.mark.parametrize("last", [0, 1, "all"])
 def test_measuring_works_for_texts(made, last):
     model = tfft.unfreeze(made("transformer"), last)
@@ -336,6 +339,7 @@ def test_the_rate_of_a_matrix_product():
 # --- what is said -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.nightly
 def test_table_and_dictionary(made):
     model = tfft.unfreeze(made("residual"), 1)
     plan = tools.plan_cut(model, 100, 5, measure=RATE)
@@ -353,12 +357,14 @@ def test_table_and_dictionary(made):
     assert found["cuts"][1]["crossing"] == [{"shape": [16, 16, 8], "dtype": "float32"}]
 
 
+@pytest.mark.nightly
 def test_nothing_frozen_is_an_answer(made):
     plan = tools.plan_cut(tfft.unfreeze(made("residual"), "all"), 100, 5, measure=RATE)
     assert plan.choice is None
     assert "There is no cut for what trains now (stem: stem trains" in str(plan)
 
 
+@pytest.mark.slow
 def test_errors(made):
     model = made("residual")
     with pytest.raises(PlanError, match=r"(?s)5 problems.*examples.*0.*epochs.*2.5.*batch_size.*True.*measure.*-1.*bf"):

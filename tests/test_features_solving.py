@@ -229,6 +229,7 @@ def test_large_features_are_swept_on_a_sample_and_solved_from_where_they_are(tmp
     np.testing.assert_allclose(solved.kernel, again.kernel, atol=1e-3)
 
 
+@pytest.mark.representative("regression")
 @pytest.mark.parametrize("name", ["classification", "regression"])
 def test_memory_does_not_grow_with_the_features(tmp_path, monkeypatch, name):
     monkeypatch.setattr(sweep, "SWEEP_EXAMPLES", 300)
@@ -311,6 +312,8 @@ def weighted_objective(features, labels, kernel, bias, l2, weights):
     return np.mean(weights[labels] * -log[np.arange(len(labels)), labels]) + l2 * np.sum(kernel**2)
 
 
+@pytest.mark.representative("by-name")
+@pytest.mark.daily("balanced")
 @pytest.mark.parametrize("how", ["balanced", {"ant": 0.2, "fly": 7.0}], ids=["balanced", "by-name"])
 def test_weighted_optimum_is_that_of_scikit_learn(how):
     head, l2 = HEADS["classification"], 3e-3
@@ -332,6 +335,7 @@ def test_weighted_optimum_is_that_of_scikit_learn(how):
     assert weighted_objective(features, labels, plain.kernel, plain.bias, l2, weights) > 1.02 * least
 
 
+@pytest.mark.representative("binary")
 @pytest.mark.parametrize("name", ["classification", "binary"])
 def test_fit_with_the_same_class_weight_has_no_slope_at_the_solution(name):
     head = dataclasses.replace(HEADS[name], l2=1e-3, dropout=0.0)

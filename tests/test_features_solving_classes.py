@@ -40,7 +40,7 @@ def as_if_large(monkeypatch):
     monkeypatch.setattr(objective_module, "_BLOCK_ROWS", 64)
 
 
-@pytest.mark.slow
+@pytest.mark.daily("0.001")
 @pytest.mark.parametrize("l2", [1e-3, 1e-4])
 def test_optimum_of_many_classes_is_that_of_scikit_learn_in_float64(as_if_large, l2):
     features, labels = intents(900)
@@ -52,6 +52,7 @@ def test_optimum_of_many_classes_is_that_of_scikit_learn_in_float64(as_if_large,
     assert solved.loss == pytest.approx(loss_of(features, labels, solved.kernel, solved.bias), rel=1e-9)
 
 
+@pytest.mark.slow
 def test_threads_and_blocks_give_the_same_numbers_each_time(as_if_large, monkeypatch):
     features, labels = intents(300, 20)
     first, again = (fit_linear_probe(features, labels, HEAD) for _ in range(2))
@@ -95,7 +96,7 @@ def test_a_fold_is_scored_on_its_rows_and_trained_on_the_others(as_if_large):
     assert not losses[fold == -1].any()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_rough_short_sweep_chooses_a_strength_as_good_as_that_of_the_exact_full_one(as_if_large, monkeypatch):
     features, labels = intents(600, apart=0.4)
     fresh, truth = intents(4000, apart=0.4, seed=1)

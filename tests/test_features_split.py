@@ -55,6 +55,8 @@ def shapes(model: keras.Model) -> list[tuple]:
     return [tuple(t.shape) for t in model.outputs]
 
 
+@pytest.mark.representative("transformer-1-expected5", "transformer-2-expected6")
+@pytest.mark.daily("branches-1-expected4", "lstm-2-expected7")
 @pytest.mark.parametrize(
     ("name", "last", "expected"),
     [
@@ -102,6 +104,7 @@ def test_the_models_go_on_as_before(tiny_model, tmp_path):
         assert keras.saving.load_model(tmp_path / f"{number}.keras").count_params() == part.count_params()
 
 
+@pytest.mark.slow
 def test_cut_at_a_block(made):
     model = made("residual")
     images = examples("residual", 3)[0]
@@ -176,6 +179,7 @@ def test_refused_where_statistics_move():
         features.split_frozen(model)
 
 
+@pytest.mark.nightly
 def test_refused_where_the_training_graph_runs(made):
     model = tfft.unfreeze(made("residual", batch_norm="train"), 1)
     block = model.get_layer("backbone").get_layer("block0")
@@ -186,6 +190,7 @@ def test_refused_where_the_training_graph_runs(made):
         features.split_frozen(model)
 
 
+@pytest.mark.slow
 def test_refused_where_there_is_nothing_to_divide(made):
     model = made("residual")
     with pytest.raises(BackboneError, match=r"no frozen part.*'stem', trains"):
@@ -211,8 +216,7 @@ def trained(model: keras.Model, data: tf.data.Dataset, epochs: int = 3) -> None:
     model.fit(data, epochs=epochs, shuffle=False, verbose=0)
 
 
-@pytest.mark.slow
-@pytest.mark.daily("plain_convnet-1-litert", "transformer-0-litert", "plain_convnet-1-tensorflow")
+@pytest.mark.daily("plain_convnet-1-tensorflow")
 @pytest.mark.parametrize(
     ("name", "last", "engine"),
     [(name, last, "litert") for name in ("plain_convnet", "residual", "transformer") for last in (0, 1)]
@@ -253,6 +257,7 @@ def test_the_comparison_can_fail(made, tmp_path):
     assert max(gaps) > 1e-3
 
 
+@pytest.mark.slow
 def test_a_backbone_gives_features_of_raw_pixels(tiny_model):
     nested_model = tiny_model.get_layer("backbone")
     spec = tiny_model.get_layer("preprocess").spec

@@ -26,8 +26,7 @@ QUICK = {"verbose": False, "cache": "memory", "batch_size": 8}
 EXTRA = {"gradual": {"stages": 1}, "bit": {"steps": 6}, "surgical": {"blocks": 1}}
 
 
-@pytest.mark.slow
-@pytest.mark.daily("linear_probe", "lp_ft", "full", "fastai")
+@pytest.mark.daily("linear_probe")
 @pytest.mark.parametrize("name", plans.PLAN_NAMES)
 def test_every_plan_trains_what_it_says_and_nothing_else(name, tmp_path):
     opened = backbone()
@@ -103,7 +102,7 @@ def test_balanced_sampling_and_focal_loss_are_used_and_written(tmp_path):
         finetune(backbone(), (ready, ready, ["a", "b"]), sampling="balanced", verbose=False)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_classes_that_nothing_is_measured_on_are_named(capsys):
     images, labels = squares((10, 10))
     train = tf.data.Dataset.from_tensor_slices((images, labels)).batch(8)
@@ -145,7 +144,7 @@ def test_the_same_call_goes_on_in_the_phase_where_it_was_stopped(tmp_path, capsy
         finetune(backbone(), squares(), out=tmp_path / "run", **settings)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_cost_is_told_beforehand_and_follows_what_trains(capsys):
     from tfft.config import Phase
     from tfft.plans import DatasetStats, recommend
@@ -183,7 +182,7 @@ def test_blocks_of_a_savedmodel_that_start_anew_take_statistics_of_their_own(tmp
     assert again.batch_norm == "train"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_how_well_a_linear_head_does_decides_how_many_blocks_train():
     images, labels = squares((60, 60))
     noise = np.random.default_rng(0).permutation(labels)

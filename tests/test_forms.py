@@ -1,5 +1,7 @@
 """Every form that people hold pictures and labels in, through every function that takes some: the same result."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -126,23 +128,41 @@ DOORS = {
     "load": by_load, "finetune": by_finetune, "recommend_plan": by_recommend, "evaluate": by_evaluate,
     "extract": by_extract, "lr_find": by_lr_find, "check": by_check,
 }  # fmt: skip
-SLOW = {"finetune", "recommend_plan", "extract", "lr_find"}
-CELLS = [
-    pytest.param(form, door, marks=[pytest.mark.slow] if door in SLOW else [], id=f"{door}-{form}")
-    for door in DOORS
-    for form in FORMS
-]
+SLOW = {"recommend_plan", "extract"}
+TRAINING = {"finetune", "lr_find"}  # in every run these take only the forms that differ most
+DAILY = {
+    "pictures: uint8",
+    "labels: names",
+    "labels: one-hot",
+    "dataset: dictionaries",
+    "dataset: floats, single, one-hot",
+}
+
+
+def marks_of(form, door):
+    if door in TRAINING and form not in DAILY:
+        return [pytest.mark.nightly]
+    return [pytest.mark.slow] if door in SLOW | TRAINING else []
+
+
+CELLS = [pytest.param(form, door, marks=marks_of(form, door), id=f"{door}-{form}") for door in DOORS for form in FORMS]
+
+
+@pytest.fixture(scope="module")
+def answer_to(model):
+    """What a door gives for a form, asked once."""
+    return functools.cache(lambda form, door: DOORS[door](FORMS[form], model))
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("form", "door"), CELLS)
-def test_every_form_goes_through_every_door(form, door, model):
+def test_every_form_goes_through_every_door(form, door, model, answer_to):
     found = DOORS[door](FORMS[form], model)
     if "grey" in form:  # other pixels, so other numbers
         return
-    wanted = DOORS[door](FORMS["dataset: batches" if form.startswith("dataset") else "pictures: uint8"], model)
+    wanted = answer_to("dataset: batches" if form.startswith("dataset") else "pictures: uint8", door)
     if door == "evaluate":
-        assert found == wanted == tfft.evaluate(model, FORMS["pictures: uint8"]).accuracy
+        assert found == wanted == answer_to("pictures: uint8", door)
     elif door != "extract" or "names" not in form:
         assert found == pytest.approx(wanted) if isinstance(found, float) else found == wanted
 
@@ -223,7 +243,7 @@ def test_arrays_are_cross_validated():
     assert runs.mean > 0.8
 
 
-@pytest.mark.slow
+@pytest.mark.daily("linear_probe")
 @pytest.mark.parametrize("plan", ["linear_probe", "full"])
 def test_sample_weights_count_in_the_loss(plan):
     wrong = (LABELS + 1) % CLASSES  # every example a second time, with a wrong label that weighs nothing

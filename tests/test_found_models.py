@@ -15,8 +15,9 @@ from tfft import testing
 from tfft.errors import BackboneError, SavedModelError, UnsafeModelError
 
 
+@pytest.mark.representative("no_batch")
+@pytest.mark.daily("quantization_aware", "tf1_labelled_iterator", "two_towers")
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
-@pytest.mark.representative("keras3_archive", "tf1_labelled_iterator", "no_batch", "quantization_aware", "two_towers")
 @pytest.mark.parametrize("name", FOUND)
 def test_a_kind_that_strangers_publish_is_right_once_it_is_open(name, tmp_path):
     kind = FOUND[name]
@@ -55,7 +56,7 @@ def test_one_number_for_each_example_is_a_feature(tmp_path):
     assert model(tf.constant([0.5, -1.0, 2.0])).shape == (3, 2)
 
 
-@pytest.mark.slow
+@pytest.mark.daily("draws_its_code")
 @pytest.mark.parametrize("name", ["draws_its_code", "keras3_draws_its_code"])
 def test_noise_of_an_autoencoder_is_left_at_its_mean(name, tmp_path):
     FOUND[name].make(tmp_path / "m")
@@ -69,7 +70,7 @@ def test_noise_of_an_autoencoder_is_left_at_its_mean(name, tmp_path):
         np.testing.assert_allclose(found[0], drawn, atol=0.1)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_augmentation_that_stays_on_in_inference_does_nothing_once_it_is_open(tmp_path):
     FOUND["keras3_augmentation"].make(tmp_path / "m")
     backbone = tfft.load_backbone(tmp_path / "m")

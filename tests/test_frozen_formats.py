@@ -77,6 +77,7 @@ def test_a_model_of_constants_is_a_frozen_backbone(place, name, tmp_path):
     np.testing.assert_allclose(again.predict(pixels(5), verbose=0), EXPECTED, atol=FEATURES[name])
 
 
+@pytest.mark.daily("savedmodel")
 @pytest.mark.parametrize("name", ["savedmodel", "graph.pb"])
 def test_weights_that_are_constants_can_be_trained_saved_and_exported(place, name, tmp_path):
     backbone = tfft.load_backbone(str(place / name), constants="trainable")
@@ -121,8 +122,7 @@ def test_nothing_to_train_is_said(place, tmp_path):
         tfft.unfreeze(tfft.load_backbone(str(place / "savedmodel")).model, "all")
 
 
-@pytest.mark.daily("plain.tflite")
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", ["savedmodel", "plain.tflite"])
 def test_finetuning_a_frozen_backbone_trains_the_head(place, name, tmp_path):
     for label, low in (("a", 0), ("b", 128)):
@@ -182,6 +182,7 @@ def test_a_hostile_graph_that_no_output_needs_is_refused_too(tmp_path):
 # ------------------------------------------------------------------------------------- LiteRT
 
 
+@pytest.mark.slow
 def test_a_quantized_model_takes_bytes_and_gives_numbers(place):
     backbone = tfft.load_backbone(str(place / "bytes.tflite"))
     assert backbone.input_spec.value_range == (0, 255)

@@ -50,6 +50,7 @@ def changed(before, after):
     return {name for name in before if not np.array_equal(before[name], after[name])}
 
 
+@pytest.mark.slow
 def test_a_block_opens_as_it_was_saved_and_a_note_names_it(saved):
     opened = open_savedmodel(saved / "block")
     assert [layer.trainable for layer in opened.model.layers[1:]] == [False, True, True]
@@ -59,6 +60,7 @@ def test_a_block_opens_as_it_was_saved_and_a_note_names_it(saved):
     assert not changed(before, weights(opened.model, "block1"))
 
 
+@pytest.mark.slow
 def test_what_was_frozen_trains_once_it_is_unfrozen(saved, tmp_path):
     model = open_savedmodel(saved / "block").model
     tfft.unfreeze(model, "all")
@@ -73,6 +75,7 @@ def test_what_was_frozen_trains_once_it_is_unfrozen(saved, tmp_path):
     assert not model.get_layer("block1").trainable_weights
 
 
+@pytest.mark.nightly
 def test_a_block_that_was_frozen_in_part_opens_so(saved):
     model = open_savedmodel(saved / "half").model
     before = weights(model, "block1")

@@ -125,6 +125,7 @@ print(taken, faults())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc")
 def test_memory_stays_with_the_process(monkeypatch):
     results = {}

@@ -44,7 +44,7 @@ NAMES = [
 ]  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.daily(*sorted({*NAMES} - {"png", "vocabulary", "graph of tf1"}))
 @pytest.mark.parametrize("name", NAMES)
 def test_damaged_files(fuzz, originals, name):
     if name.startswith("tar") and not hasattr(tarfile, "data_filter"):

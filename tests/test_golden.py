@@ -135,8 +135,7 @@ def summary(run):
     }
 
 
-@pytest.mark.slow
-@pytest.mark.daily("image_files", "texts", "tags_of_words", "recordings", "image_table_of_numbers")
+@pytest.mark.daily("image_files")
 @pytest.mark.parametrize("name", CASES)
 def test_a_run_gives_what_it_gave(name, tmp_path):
     known, found = json.loads(FILE.read_text())[name], summary(CASES[name](tmp_path))

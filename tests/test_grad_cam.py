@@ -100,6 +100,7 @@ def test_it_is_the_usual_recipe_where_that_works():
     np.testing.assert_allclose(grad_cam(model, images, 2, layer="last"), wanted, atol=1e-5)
 
 
+@pytest.mark.daily("plain_convnet")
 @pytest.mark.parametrize("name", ["plain_convnet", "residual"])
 def test_opened_savedmodels_have_maps(name, tmp_path):
     savedmodels.MAKERS[name](tmp_path / name)

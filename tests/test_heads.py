@@ -123,7 +123,7 @@ def test_answers_are_the_same_in_a_graph_and_row_by_row(kind):
             np.testing.assert_array_equal(rows, values)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("kind", HEADS)
 def test_every_head_trains_on_a_planted_signal_and_survives_saving(kind, tmp_path):
     head = HEADS[kind]
@@ -248,7 +248,7 @@ def test_the_larger_share_is_the_label_that_accuracy_asks_for():
     assert float(metric.result()) == pytest.approx(1 / 2)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("kind", ["classification", "binary", "multilabel"])
 def test_a_model_compiled_for_soft_labels_trains_and_survives_saving(kind, tmp_path):
     head = HEADS[kind]

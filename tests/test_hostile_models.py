@@ -266,6 +266,7 @@ def test_a_hostile_graph_for_training_is_found_too(place, block):
             SavedModelBlock.from_config({**config, part: value})
 
 
+@pytest.mark.slow
 def test_a_graph_that_unpacks_to_a_gigabyte(block):
     bomb = base64.b64encode(zlib.compress(bytes(2**28), 9)).decode()
     config = block.get_config()
@@ -320,6 +321,7 @@ def test_keras_files_do_not_read_vocabularies_from_this_machine(place):
         load_backbone(path)
 
 
+@pytest.mark.slow
 def test_keras_files_with_entries_elsewhere_or_bombs(place):
     path = honest_keras_file(place)
     with zipfile.ZipFile(path, "a") as file:

@@ -38,6 +38,7 @@ def backbone(place):
     return tfft.load_backbone(place / "encoder", preprocessor=place / "preprocess", max_length=16)
 
 
+@pytest.mark.slow
 def test_texts_become_what_the_publisher_gives(place, backbone):
     theirs = tf.saved_model.load(str(place / "preprocess"))
     cut = theirs.tokenize(tf.constant(TEXTS))
@@ -52,6 +53,7 @@ def test_texts_become_what_the_publisher_gives(place, backbone):
     assert pair["input_word_ids"].numpy()[1].tolist() == [2, 4, 5, 3, 7, 3]
 
 
+@pytest.mark.nightly
 def test_the_mean_of_all_pieces_is_what_the_head_sees_unless_asked_otherwise(place, backbone):
     head = tfft.heads.classification(["bad", "good"])
     model = tfft.build(backbone, head)
@@ -69,7 +71,7 @@ def test_the_mean_of_all_pieces_is_what_the_head_sees_unless_asked_otherwise(pla
     assert asked.text_spec.pooling == "none"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.process
 def test_from_a_file_to_a_server_with_kept_features(place):
     run = tfft.finetune(
@@ -100,7 +102,7 @@ np.save(sys.argv[2], served(text=tf.constant(sys.argv[3:]))["probabilities"].num
     np.testing.assert_allclose(np.load(place_of), keras.ops.softmax(expected), atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_models_that_take_strings(place):
     backbone = tfft.load_backbone(place / "strings")
     assert backbone.tokenizer is None
@@ -170,8 +172,7 @@ def _sentencepiece():
     return model.getvalue()
 
 
-@pytest.mark.daily("fast")
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("kind", ["wordpiece", "fast", "sentencepiece"])
 def test_tokenizers_of_tensorflow_text_travel_in_the_model(kind, place, tmp_path):
     vocabulary = tmp_path / "vocabulary.txt"
@@ -195,6 +196,7 @@ def test_tokenizers_of_tensorflow_text_travel_in_the_model(kind, place, tmp_path
     tfft.export(again, tmp_path / "served")  # compares the two in a process of its own
 
 
+@pytest.mark.nightly
 def test_what_does_not_fit_is_said(place, backbone):
     with pytest.raises(SavedModelError, match="does not fit the encoder, which takes input_mask: it gives no dict"):
         open_preprocessor(place / "strings", ["input_mask"])
@@ -214,7 +216,7 @@ def test_what_does_not_fit_is_said(place, backbone):
         tfft.finetune(backbone, place / "reviews.jsonl", text="review", label="label", preprocessor="x", verbose=False)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_command_line(place, capsys):
     command = [
         "train", str(place / "reviews.jsonl"), "--text", "review", "--label", "label", "--backbone",

@@ -36,6 +36,7 @@ def saved(tmp_path_factory):
     return folder, free
 
 
+@pytest.mark.slow
 def test_convolutions_are_opened_for_another_size(saved, tmp_path):
     folder, free = saved
     backbone = tfft.load_backbone(folder, image_size=(48, 64))
@@ -50,12 +51,14 @@ def test_convolutions_are_opened_for_another_size(saved, tmp_path):
     np.testing.assert_array_equal(loaded(images), backbone.model(images))
 
 
+@pytest.mark.nightly
 def test_its_maps_have_the_strides_of_the_new_size(saved):
     backbone = tfft.load_backbone(saved[0], image_size=64)
     maps = tfft.backbones.feature_maps(backbone, (96, 64))
     assert {stride: found.shape[:2] for stride, found in maps.items()}.items() >= {2: (48, 32)}.items()
 
 
+@pytest.mark.slow
 def test_without_a_size_it_keeps_its_own(saved):
     backbone = tfft.load_backbone(saved[0])
     assert (backbone.input_spec.image_size, backbone.input_spec.flexible) == ((32, 32), False)

@@ -70,6 +70,7 @@ def test_a_table_is_read_and_split(place):
     assert level.train.labels.dtype == np.float32
 
 
+@pytest.mark.slow
 def test_every_row_that_cannot_be_used_is_named(place, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"")
     rows = ["image,label", f"{place}/files/0.png,a", f"{place}/files/1.png,b", f"{place}/files/2.png,a"]

@@ -100,7 +100,7 @@ def colours():
     return Backbone("colours", model, "test", InputSpec(32, 32, source="the test"))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_larger_crops_are_told_with_a_backbone(tmp_path):
     """Of pictures in one class, in two, and on both sides of the split."""
     root = clean_pictures(tmp_path / "photos", ("train", "val"))
@@ -195,6 +195,7 @@ def test_the_test_of_kolmogorov_and_smirnov():
     assert ks_chance(1.358 / np.sqrt(500), 1000, 1000) == pytest.approx(0.05, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_the_command_writes_json_and_a_page(tmp_path, capsys):
     root = clean_pictures(tmp_path / "photos")
     (root / "bee" / "<b>x.jpg").write_bytes(b"")
@@ -213,7 +214,7 @@ def test_the_command_writes_json_and_a_page(tmp_path, capsys):
     assert "is the same file as" in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_training_goes_on_and_tells_what_it_left_out(tmp_path):
     root = clean_pictures(tmp_path / "photos", ("train", "val"))
     (root / "train" / "bee" / "x.jpg").write_bytes(b"")

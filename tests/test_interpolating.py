@@ -41,6 +41,7 @@ def measured(model, data=HELD_OUT):
     return model.evaluate(data, verbose=0, return_dict=True)
 
 
+@pytest.mark.daily("keras")
 def test_both_ends_are_measured_and_the_best_point_is_in_the_model(model):
     start, first = model.get_weights(), measured(model)
     end, last = fine_tuned(model).get_weights(), measured(model)
@@ -54,6 +55,7 @@ def test_both_ends_are_measured_and_the_best_point_is_in_the_model(model):
         np.testing.assert_allclose(now, (1 - found.alpha) * a + found.alpha * b, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.representative("keras")
 def test_the_ends_come_back_bit_by_bit(model):
     first, value = model.get_weights(), selection_score(measured(model))
     second = fine_tuned(model, epochs=6).get_weights()
@@ -91,6 +93,7 @@ def paths(model):
     return [v.path for v in model.weights]
 
 
+@pytest.mark.representative("keras")
 def test_of_equal_points_the_one_nearest_to_the_start_is_taken(model):
     end = model.get_weights()
     start = [w.copy() for w in end]
@@ -103,6 +106,7 @@ def test_of_equal_points_the_one_nearest_to_the_start_is_taken(model):
     assert len({p.loss for p in same_model.points}) == 1
 
 
+@pytest.mark.representative("keras")
 def test_accuracy_comes_before_loss_and_another_metric_can_decide(model):
     assert selection_score({"loss": 9.0, "accuracy": 0.6}) > selection_score({"loss": 0.1, "accuracy": 0.5})
     assert selection_score({"loss": 0.1, "accuracy": 0.5}) > selection_score({"loss": 0.2, "accuracy": 0.5})
@@ -117,6 +121,7 @@ def test_accuracy_comes_before_loss_and_another_metric_can_decide(model):
     assert found.best.loss == max(p.loss for p in found.points)
 
 
+@pytest.mark.representative("keras")
 def test_start_may_name_a_part_of_the_variables(model):
     kept = {v.path: v.numpy() for v in model.weights}
     fine_tuned(model)
@@ -126,6 +131,7 @@ def test_start_may_name_a_part_of_the_variables(model):
     assert all(np.array_equal(v.numpy(), end[v.path]) for v in model.weights)
 
 
+@pytest.mark.nightly
 def test_statistics_that_train_are_interpolated_or_recomputed():
     model = tfft.unfreeze(of_keras(), 2, batch_norm="train")
     start = model.get_weights()
@@ -148,6 +154,7 @@ def test_statistics_that_train_are_interpolated_or_recomputed():
     assert fresh[1].loss == pytest.approx(measured(model)["loss"], rel=1e-5)
 
 
+@pytest.mark.daily("keras")
 def test_an_interpolation_that_fails_leaves_the_end_in_the_model(model):
     start = model.get_weights()
     end = fine_tuned(model).get_weights()
@@ -183,6 +190,7 @@ def test_what_cannot_be_interpolated_is_refused_with_names(model):
     assert same(model.get_weights(), weights)
 
 
+@pytest.mark.representative("keras")
 def test_a_table_and_plain_values(model):
     start = model.get_weights()
     found = interpolate(fine_tuned(model), start, HELD_OUT, steps=3)
@@ -212,6 +220,7 @@ def runs(model, request):
     return model, [[values.copy() for values in one] for one in _tuned[kind]]
 
 
+@pytest.mark.representative("keras")
 def test_a_soup_is_at_least_as_good_as_its_best_ingredient(runs):
     model, weights = runs
     alone = []
@@ -244,6 +253,7 @@ def test_two_halves_of_a_planted_solution_are_both_taken():
     assert model.get_weights()[0] == pytest.approx(2.95)
 
 
+@pytest.mark.representative("keras")
 def test_a_soup_of_one_or_of_equals_is_that_model(runs):
     model, weights = runs
     assert greedy_soup(model, weights[:1], HELD_OUT).taken == ("number 1",)
@@ -252,7 +262,7 @@ def test_a_soup_of_one_or_of_equals_is_that_model(runs):
     assert same(model.get_weights(), weights[1])
 
 
-@pytest.mark.representative("keras")
+@pytest.mark.nightly
 def test_files_of_both_kinds_make_the_same_soup_as_arrays(runs, tmp_path):
     model, weights = runs
     files = []
@@ -272,6 +282,7 @@ def test_files_of_both_kinds_make_the_same_soup_as_arrays(runs, tmp_path):
     assert same(to_dataset, model.get_weights())
 
 
+@pytest.mark.nightly
 def test_a_soup_of_trained_statistics_gets_fresh_ones():
     model = tfft.unfreeze(of_keras(), 2, batch_norm="train")
     start, weights, data = model.get_weights(), [], dataset(seed=0)
@@ -293,6 +304,7 @@ def test_a_soup_of_trained_statistics_gets_fresh_ones():
     assert statistics == 4
 
 
+@pytest.mark.representative("keras")
 def test_checkpoints_that_do_not_fit_are_refused_with_names(runs, tmp_path):
     model, weights = runs
     before = model.get_weights()
@@ -333,6 +345,7 @@ def test_checkpoints_that_do_not_fit_are_refused_with_names(runs, tmp_path):
         greedy_soup(of_keras(), [weights[0]], HELD_OUT)
 
 
+@pytest.mark.representative("keras")
 def test_a_soup_has_a_table(runs):
     model, weights = runs
     soup = greedy_soup(model, weights, HELD_OUT)

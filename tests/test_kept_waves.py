@@ -265,7 +265,7 @@ def test_folds_share_one_file(place, tmp_path, monkeypatch):
     assert len(seen) == 24
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_features_are_the_same_from_a_file(place, tmp_path, monkeypatch):
     held = load_recordings(place)
     monkeypatch.setattr(waveform_store, "LIMIT", 0)

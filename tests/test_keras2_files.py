@@ -57,6 +57,7 @@ def test_an_h5_model_opens_with_keras3(h5):
     assert (backbone.name, backbone.notes) == ("old", ())
 
 
+@pytest.mark.daily("h5")
 @pytest.mark.parametrize("suffix", ["h5", "keras"])
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
 def test_what_keras3_does_not_know_opens_through_keras2(tmp_path, suffix):
@@ -71,6 +72,7 @@ def test_what_keras3_does_not_know_opens_through_keras2(tmp_path, suffix):
     assert [v.name.split(".")[-1] for v in backbone.model.trainable_weights] == ["kernel", "bias"]
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("suffix", ["h5", "keras"])
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
 def test_a_function_that_keras3_changed_stays_what_it_was(tmp_path, suffix):
@@ -82,6 +84,7 @@ def test_a_function_that_keras3_changed_stays_what_it_was(tmp_path, suffix):
     np.testing.assert_allclose(backbone.model(x), model(x), atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
 def test_arguments_that_keras3_dropped_are_left_out(tmp_path):
     image = keras2.Input((8, 8, 3))
@@ -118,7 +121,7 @@ def with_random_statistics(model):
     return model
 
 
-@pytest.mark.representative("MobileNetV3Small-weights")
+@pytest.mark.nightly
 @pytest.mark.parametrize("saved", ["weights", "model"])
 @pytest.mark.parametrize("name", ["MobileNetV3Small", "EfficientNetB0", "ConvNeXtTiny", "InceptionV3", "ResNet50"])
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
@@ -146,6 +149,7 @@ def test_weights_of_keras2_go_onto_a_network(tmp_path, name, saved):
     np.testing.assert_allclose(backbone.model(pixels), expected, rtol=2e-3, atol=1e-4 * np.abs(expected).max())
 
 
+@pytest.mark.nightly
 def test_a_handle_names_its_weights(tmp_path):
     keras.utils.set_random_seed(1)
     known = load_backbone("keras:MobileNetV3Small:random")
@@ -161,6 +165,7 @@ def test_a_handle_names_its_weights(tmp_path):
         load_backbone("keras:MobileNet", weights=tmp_path / "new.weights.h5")
 
 
+@pytest.mark.slow
 def test_weights_of_another_network_and_weights_alone_are_refused(tmp_path):
     network().save_weights(tmp_path / "old.h5")
     with pytest.raises(BackboneError, match="Expected weights of 'vgg16', which has 13 layers with weights.*with 3"):

@@ -88,6 +88,7 @@ def touches(tree: ast.AST) -> Iterator[str]:
             yield node.module
 
 
+@pytest.mark.slow
 def test_no_other_module_touches_a_private_name_of_keras():
     found = set()
     for path in PACKAGE.rglob("*.py"):
@@ -139,9 +140,8 @@ def test_every_function_is_documented_and_tested():
     assert not [f.__name__ for f in functions if not f.__doc__ or not re.search(rf"\b{f.__name__}\b", source)]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.process
-@pytest.mark.daily("tfft.freezing")
 @pytest.mark.parametrize("name", ["tfft.keras_compat", "tfft.freezing", "tfft.optimizers"])
 def test_a_module_may_be_the_first_to_import_keras(name):
     """Importing Keras imports modules of tfft in turn, which must not need one that is only half there."""
@@ -359,6 +359,7 @@ def test_variables_of_metrics_without_a_step():
         np.testing.assert_array_equal(weight.numpy(), value)
 
 
+@pytest.mark.slow
 def test_a_callback_sets_the_epoch_to_start_at():
     seen = []
 

@@ -63,6 +63,7 @@ def test_the_check_can_fail(model, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.daily("int8-0.75")
 @pytest.mark.parametrize(("quantize", "share"), [("float16", 0.75), ("dynamic", 0.75), ("int8", 0.75)])
 def test_quantized_files_are_smaller_and_agree(quantize, share, tmp_path):
     keras.utils.set_random_seed(1)
@@ -95,6 +96,7 @@ def test_detectors_and_segmenters(task, outputs, tmp_path):
     assert made.largest_difference < 1e-4
 
 
+@pytest.mark.nightly
 def test_image_files_are_decoded_as_the_model_decodes_them(model, image_folder, tmp_path):
     files = sorted(image_folder().glob("*/*.png"))[:5]
     made = export_litert(model, tmp_path / "model.tflite", examples=files)
@@ -153,6 +155,7 @@ def test_operations_that_litert_lacks_are_named_with_their_layer(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.nightly
 def test_the_command_line(image_folder, tmp_path, capsys):
     from tfft.cli import main
 

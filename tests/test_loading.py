@@ -79,7 +79,7 @@ def sources(place):
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_each_source_is_known_read_and_made_batches_of(place):
     spec = backbone().input_spec
     for source, settings, kind, part in sources(place):
@@ -97,6 +97,7 @@ def test_each_source_is_known_read_and_made_batches_of(place):
         assert first.dtype == wanted
 
 
+@pytest.mark.slow
 def test_it_gives_what_the_loaders_give(place):
     one, other = load(place / "photos", seed=2), load_images(place / "photos", seed=2)
     assert (one.train.paths, one.split_from) == (other.train.paths, other.split_from)
@@ -201,6 +202,7 @@ def test_batches_of_what_they_cannot_be_made_of(place):
         to_dataset(arrays())
 
 
+@pytest.mark.nightly
 def test_the_recipe_takes_what_load_gives(place):
     for source, settings, kind, _ in sources(place):
         read = load(source, **settings)
@@ -215,7 +217,7 @@ def test_the_recipe_takes_what_load_gives(place):
         assert given.splits.split_from == own.splits.split_from
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_step_by_step_is_the_same_for_every_kind(place):
     tiny = backbone()
     for source in (place / "photos", arrays()):
@@ -235,6 +237,7 @@ def test_step_by_step_is_the_same_for_every_kind(place):
     assert len(tfft.features.extract(prefix, splits.train, cache="memory", verbose=False)) == len(splits.train)
 
 
+@pytest.mark.slow
 def test_check_asks_the_same_place(place, tmp_path):
     for source, settings, _, _ in sources(place)[:9]:
         told = {k: v for k, v in settings.items() if k in ("image", "audio", "text", "label")}

@@ -110,7 +110,6 @@ def values(model):
 
 
 @pytest.mark.daily("convnet")
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_changes_at_first_and_then_only_the_updates_train(make, kind):
     model = make(kind)
@@ -127,6 +126,8 @@ def test_nothing_changes_at_first_and_then_only_the_updates_train(make, kind):
     assert np.abs(predict(model) - start).max() > 1e-3
 
 
+@pytest.mark.representative("native", "transformer")
+@pytest.mark.daily("convnet")
 @pytest.mark.parametrize("kind", KINDS)
 def test_parameters_are_rank_times_rows_plus_columns(make, kind):
     model = make(kind)
@@ -145,7 +146,7 @@ def test_parameters_are_rank_times_rows_plus_columns(make, kind):
     assert "low-rank" not in str(plain)
 
 
-@pytest.mark.slow
+@pytest.mark.daily("transformer")
 @pytest.mark.parametrize("kind", KINDS)
 def test_merging_keeps_the_predictions_and_gives_the_structure_back(make, kind, tmp_path):
     model = make(kind)
@@ -220,7 +221,7 @@ def test_exports_compute_the_same_with_and_without_updates(make, kind, tmp_path)
             np.testing.assert_allclose(served["logits"], trained, atol=1e-5)
 
 
-@pytest.mark.representative("native")
+@pytest.mark.daily("native")
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_frozen_prefix_ends_in_front_of_the_first_update(make, kind):
     model = make(kind)
@@ -261,6 +262,7 @@ def test_updates_also_count_in_the_publishers_training_graph(make, kind, setting
         np.testing.assert_allclose(trained_output(), updated, atol=1e-4)
 
 
+@pytest.mark.nightly
 def test_the_publishers_regularizers_see_the_updated_kernel(make):
     model = make("convnet")
     freezing.add_lora(model, "head", rank=2)
@@ -272,6 +274,7 @@ def test_the_publishers_regularizers_see_the_updated_kernel(make):
     assert np.abs(whole - pair.kernel.numpy()).max() > 0.1
 
 
+@pytest.mark.slow
 def test_what_was_traced_before_stays_right(make):
     model = make("native")
     prefix, suffix = features.split_frozen(model, cut="block0")
@@ -285,7 +288,7 @@ def test_what_was_traced_before_stays_right(make):
     np.testing.assert_allclose(suffix.predict(x, verbose=0), trained, atol=1e-5)  # the old trace adds nothing twice
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_predictions_that_were_traced_before_see_the_updates(make):
     for kind in KINDS:
         model = make(kind)
@@ -304,6 +307,7 @@ def test_multiply_adds_stay_those_of_the_kernels(make):
     assert rows["block2"] == 6 * 10
 
 
+@pytest.mark.nightly
 def test_the_seed_decides_where_the_updates_start(make):
     def start(seed):
         model = freezing.add_lora(make("transformer"), 2, rank=2, seed=seed)
@@ -318,6 +322,7 @@ def test_the_seed_decides_where_the_updates_start(make):
     assert not any(np.array_equal(drawn[0], other) for other in drawn[1:])
 
 
+@pytest.mark.slow
 def test_part_of_the_kernels_by_name(make):
     model = freezing.add_lora(make("transformer"), "transformer_layer_0", rank=1, variables="query|value")
     block = model.get_layer("backbone").get_layer("transformer_layer_0")
@@ -330,7 +335,7 @@ def test_part_of_the_kernels_by_name(make):
     }  # fmt: skip
 
 
-@pytest.mark.representative("1-False")
+@pytest.mark.nightly
 @pytest.mark.parametrize(("rank", "reaches"), [(1, False), (3, True), (5, True)])
 def test_full_rank_reaches_what_training_the_kernel_reaches(rank, reaches):
     keras.utils.set_random_seed(0)
@@ -347,7 +352,7 @@ def test_full_rank_reaches_what_training_the_kernel_reaches(rank, reaches):
     assert (distance < 1e-2) == reaches, distance
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_unfreezing_later_frees_the_updates_only(make):
     for kind in KINDS:
         model = freezing.add_lora(make(kind), chosen(kind), rank=2)
@@ -365,6 +370,7 @@ def test_unfreezing_later_frees_the_updates_only(make):
             freezing.unfreeze(model, chosen(kind), only="bias")
 
 
+@pytest.mark.slow
 def test_a_block_with_updates_trains_all_of_them_or_none(make):
     block = freezing.add_lora(make("convnet"), "head").get_layer("backbone").get_layer("head")
     with pytest.raises(BlockError, match="of which all or none train. Received: 'bias'"):
@@ -379,7 +385,7 @@ def test_blocks_that_only_a_number_means_may_have_no_kernel(make):
     }  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_compiled_models_are_compiled_again(make):
     model = compiled(make("native"))
     fit(model)
@@ -456,7 +462,7 @@ def test_layers_that_do_more_with_their_kernel_are_left_alone():
 # --- layers of Keras ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_updates_inside_of_a_composite_layer_are_saved_merged(tmp_path):
     keras.utils.set_random_seed(0)
     inputs = keras.Input((5, 8))
@@ -485,7 +491,7 @@ def test_updates_inside_of_a_composite_layer_are_saved_merged(tmp_path):
     assert [v.path for v in model.weights] == [v.path for v in again.weights]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_weight_files_hold_base_and_updates_apart(make, tmp_path):
     model = make("native")
     freezing.add_lora(model, 2, rank=2)
@@ -499,6 +505,7 @@ def test_weight_files_hold_base_and_updates_apart(make, tmp_path):
     np.testing.assert_array_equal(predict(model), trained)
 
 
+@pytest.mark.slow
 def test_half_precision_starts_equal_and_merges_to_the_same(make):
     keras.utils.set_random_seed(0)
     inputs = keras.Input((16,))
@@ -515,6 +522,7 @@ def test_half_precision_starts_equal_and_merges_to_the_same(make):
     np.testing.assert_array_equal(model.predict(x, verbose=0), updated)
 
 
+@pytest.mark.nightly
 def test_models_with_a_constructor_of_their_own(tmp_path):
     """They make their layers anew when loaded, so the file holds plain kernels."""
 
@@ -540,6 +548,7 @@ def test_models_with_a_constructor_of_their_own(tmp_path):
     np.testing.assert_allclose(again.predict(x, verbose=0), model.predict(x, verbose=0), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_why_keras_own_lora_is_not_used(tmp_path):
     """Each of these is a reason; where one falls, tfft/layers/lora.py should be looked at again."""
     inputs = keras.Input((4,))
@@ -600,7 +609,7 @@ def test_kernels_of_a_graph_are_found_through_casts_and_reshapes():
     assert depthwise.split("w", (3, 3, 3, 1)) is None
 
 
-@pytest.mark.representative("depthwise-expected0")
+@pytest.mark.daily("depthwise-expected0")
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -647,6 +656,7 @@ class Looped(tf.Module):
         return tf.matmul(y, self.outer)
 
 
+@pytest.mark.nightly
 def test_a_kernel_beside_a_loop(tmp_path):
     tf.saved_model.save(Looped(), str(tmp_path / "saved"))
     backbone = load_backbone(str(tmp_path / "saved"))

@@ -54,6 +54,7 @@ def test_on_a_quadratic(h):
     assert found.suggestion == found.valley
 
 
+@pytest.mark.nightly
 def test_under_sgd_it_scales_with_the_loss():
     whole = lr_find(quadratic(1.0), (ZEROS, ZEROS), start=1e-6, end=100.0)
     shifted = lr_find(quadratic(1.0, 64.0), (ZEROS, ZEROS), start=1e-6 / 64, end=100.0 / 64)
@@ -64,6 +65,7 @@ def test_under_sgd_it_scales_with_the_loss():
         assert getattr(same_range, rule) == pytest.approx(getattr(whole, rule) / 64, rel=0.5)
 
 
+@pytest.mark.nightly
 def test_under_adam_it_does_not_depend_on_the_scale():
     found = [lr_find(quadratic(1.0, scale, keras.optimizers.Adam(1.0)), (ZEROS, ZEROS)) for scale in (1.0, 64.0)]
     for rule in RULES:
@@ -84,8 +86,7 @@ Y = (X[:, 0] > 0).astype("int64") + (X[:, 1] > 0)
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
-@pytest.mark.daily("sgd")
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", ["sgd", "adam"])
 def test_the_suggestion_trains(name):
     """A suggestion trains well, a hundredth of it hardly, a thousand times it not at all."""
@@ -105,6 +106,7 @@ def test_the_suggestion_trains(name):
     assert not good > high - 0.1
 
 
+@pytest.mark.nightly
 def test_a_model_with_a_head_of_tfft_need_not_be_compiled(tiny_model):
     freezing.unfreeze(tiny_model, 1)
     images = np.random.default_rng(0).integers(0, 255, (12, 32, 32, 3)).astype("uint8")
@@ -117,6 +119,7 @@ def test_a_model_with_a_head_of_tfft_need_not_be_compiled(tiny_model):
     assert all(np.array_equal(a, b) for a, b in zip(before, tiny_model.get_weights(), strict=True))
 
 
+@pytest.mark.nightly
 def test_a_dataset_that_is_shorter_is_repeated_and_weights_are_used():
     data = tf.data.Dataset.from_tensor_slices((X, Y, np.zeros(40, "float32"))).batch(20)
     model = small(0.0, None)
@@ -127,6 +130,7 @@ def test_a_dataset_that_is_shorter_is_repeated_and_weights_are_used():
     assert len(found.lrs) > 30
 
 
+@pytest.mark.nightly
 def test_losses_by_name_and_their_weights():
     inputs = keras.Input((6,))
     outputs = {name: keras.layers.Dense(1, name=name)(inputs) for name in ("a", "b")}
@@ -140,6 +144,7 @@ def test_losses_by_name_and_their_weights():
     assert losses[1] > 1.5 * losses[0]
 
 
+@pytest.mark.nightly
 def test_a_subclass_and_a_scaled_optimizer():
     class Mine(keras.Model):
         def __init__(self):
@@ -162,6 +167,7 @@ def test_a_subclass_and_a_scaled_optimizer():
     assert not np.allclose(found.losses[:40], other.losses[:40], rtol=1e-6)  # the factors have an effect
 
 
+@pytest.mark.slow
 def test_the_copy_spares_the_same_variables_from_decay():
     optimizer = keras.optimizers.SGD(1.0, weight_decay=0.5)
     model = quadratic(1e-30, optimizer=optimizer)
@@ -233,7 +239,7 @@ class Failing:
         return LOSS(y, outputs)
 
 
-@pytest.mark.representative("True")
+@pytest.mark.daily("True")
 @pytest.mark.parametrize("schedule", [True, False])
 def test_everything_is_as_before(schedule):
     model = trained(schedule)
@@ -243,7 +249,7 @@ def test_everything_is_as_before(schedule):
     assert {name for name in before if before[name] != after[name]} == set()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_everything_is_as_before_after_an_error_too():
     model = trained(True)
     failing = Failing(30)
@@ -257,7 +263,7 @@ def test_everything_is_as_before_after_an_error_too():
     assert {name for name in before if before[name] != after[name]} == set()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_training_goes_on_as_if_nothing_had_been():
     finals = []
     for find in (False, True):
@@ -269,7 +275,7 @@ def test_training_goes_on_as_if_nothing_had_been():
     assert all(np.array_equal(a, b) for a, b in zip(*finals, strict=True))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_test_itself_moves_weights_statistics_and_seeds(monkeypatch):
     """The control of the tests above: without putting back, they would see a difference."""
     import contextlib
@@ -388,6 +394,7 @@ def test_wrong_data():
 # ---------------------------------------------------------------------------------------------- what it shows
 
 
+@pytest.mark.slow
 def test_it_is_shown_as_a_table_rows_and_a_picture(tmp_path: pathlib.Path):
     found = lr_find(quadratic(7.0), (ZEROS, ZEROS))
     text = str(found)

@@ -85,7 +85,7 @@ def test_every_block_is_python(name):
         ast.parse(block, label)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_keras_by_hand_and_tfft_have_the_same_pixels_features_and_logits(place, monkeypatch):
     monkeypatch.chdir(place)
     page = Page("migrating/keras_by_hand.md", MOBILENET)
@@ -156,8 +156,8 @@ def test_the_rest_of_the_page_about_keras_runs(place, monkeypatch):
     assert any("assumed: [0, 1]" in note for note in tfft.load_backbone(mine).notes)
 
 
+@pytest.mark.nightly
 @pytest.mark.filterwarnings("ignore::UserWarning:tf_keras")
-@pytest.mark.slow
 def test_hub_keras_layer_and_tfft_give_the_same_features_and_logits(tmp_path, monkeypatch):
     tf_keras, hub = pytest.importorskip("tf_keras"), pytest.importorskip("tensorflow_hub")
     monkeypatch.chdir(tmp_path)

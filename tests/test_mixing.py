@@ -41,6 +41,8 @@ WAYS = {
 each_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 
 
+@pytest.mark.representative("mixup", "cutmix")
+@pytest.mark.daily("both")
 @each_way
 def test_batches_keep_their_mean_and_labels_sum_to_one(way):
     plain, changed = noise(), apply_mixup(noise_again := noise(), 4, **way)
@@ -71,6 +73,7 @@ def test_the_label_is_the_share_that_is_seen(way):
     assert rows > 120
 
 
+@pytest.mark.slow
 def test_pixels_stay_whole_and_of_their_type():
     for x, _ in apply_mixup(noise(dtype=np.uint8), 4, mixup_alpha=0.4):
         assert x.dtype == tf.uint8
@@ -99,7 +102,7 @@ def test_a_pair_has_the_share_of_the_distribution_in_a_dataset_too():
     assert shares.mean() == pytest.approx(0.75, abs=0.02)  # of the larger part of a uniform cut
 
 
-@pytest.mark.slow
+@pytest.mark.daily("mixup")
 @each_way
 def test_numbers_are_a_pure_function_of_seed_epoch_and_batch(way):
     given = noise()
@@ -125,6 +128,7 @@ def test_each_batch_of_a_pass_has_its_own_numbers():
     assert len(set(found)) == 4
 
 
+@pytest.mark.slow
 def test_both_ways_take_about_half_of_the_batches():
     plain = batches_of(480)
     summed = 0
@@ -180,7 +184,7 @@ def test_labels_of_every_head():
         shares(np.array([0, 1, 3, 0]), 3)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_model_fits_mixed_examples_and_is_validated_on_whole_ones():
     head = heads.classification([f"class {k}" for k in range(4)], dropout=0.0)
     keras.utils.set_random_seed(0)

@@ -54,6 +54,7 @@ def test_a_kind_of_data_of_ones_own_is_built_exported_and_asked(measurements, tm
     np.testing.assert_allclose([one.probability for one in found], wanted[[2, 0]], rtol=1e-5)
 
 
+@pytest.mark.nightly
 def test_a_kind_of_data_of_ones_own_is_read_learned_and_measured(measurements, tmp_path):
     random = np.random.default_rng(0)
     for name, level in (("calm", 0.0), ("storm", 3.0)):
@@ -124,6 +125,7 @@ class DenseHead:
         return keras.layers.Concatenate()([keras.layers.GlobalMaxPooling2D()(one) for one in maps])
 
 
+@pytest.mark.slow
 def test_heads_are_given_the_features_of_their_level():
     x = inputs = keras.Input((None, None, 3))
     for i, width in enumerate((2, 4, 6, 8, 10)):

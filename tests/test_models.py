@@ -63,6 +63,7 @@ def test_features_of_every_rank_are_pooled(rank):
     np.testing.assert_allclose(model(PHOTOS[:, :32, :32]), model.get_layer("logits")(pooled), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_backbone_starts_frozen_and_stays_bit_equal_in_training():
     model = build(image_backbone(), HEAD)
     assert [w.path for w in model.trainable_weights] == ["logits/kernel", "logits/bias"]
@@ -152,6 +153,7 @@ def test_a_spec_that_contradicts_the_graph_is_refused():
         build(wrong, HEAD)
 
 
+@pytest.mark.slow
 def test_grey_and_colour_images_fit_either_backbone_and_other_channels_are_refused():
     grey, colour = build(image_backbone(channels=1), HEAD), build(image_backbone(), HEAD)
     brightness = np.asarray(resize_pixels(PHOTOS, InputSpec(40, 50, 1)))
@@ -172,6 +174,7 @@ def text_model(structure):
     return keras.Model(inputs, x)
 
 
+@pytest.mark.representative("dict")
 @pytest.mark.parametrize("structure", ["dict", "list"])
 def test_other_inputs_pass_through_with_their_names(structure):
     model = build(Backbone("text", text_model(structure), "test"), heads.binary("positive"))
@@ -195,6 +198,7 @@ def test_several_outputs_and_odd_features_are_refused():
         build(Backbone("deep", deep, "test", InputSpec(32, 32)), HEAD)
 
 
+@pytest.mark.slow
 def test_sequential_nested_and_subclassed_backbones(tmp_path):
     layers = [L.Conv2D(4, 3, name="stem"), L.GlobalMaxPooling2D()]
     sequential = keras.Sequential([keras.Input((32, 32, 3)), *layers], name="seq")
@@ -218,6 +222,7 @@ def test_sequential_nested_and_subclassed_backbones(tmp_path):
         assert model.predict(PHOTOS, verbose=0).shape == (4, 3)
 
 
+@pytest.mark.slow
 def test_mixed_precision_computes_the_backbone_in_half_and_the_logits_in_full():
     keras.config.set_dtype_policy("mixed_float16")
     try:

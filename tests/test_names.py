@@ -55,6 +55,7 @@ def test_a_split_reads_back_whatever_the_names_are(tmp_path):
     assert held.tolist() == [False] * 5 + [True] * (len(names) - 5)
 
 
+@pytest.mark.slow
 def test_folders_of_mac_and_linux_are_one_class(tmp_path):
     for i in range(4):
         picture(tmp_path / "data" / (CAFE if i % 2 else MAC_CAFE) / f"{i}.png", i)
@@ -81,6 +82,7 @@ WRITTEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("written", WRITTEN)
 def test_files_are_found_by_names_that_can_mean_one(written, photos, tmp_path, capsys):
     make, said = WRITTEN[written]

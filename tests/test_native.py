@@ -45,7 +45,7 @@ def test_pixels_are_scaled_as_each_family_does_it(app):
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
-@pytest.mark.representative("keras:MobileNet-V2:random")
+@pytest.mark.daily("keras:MobileNet-V2:random")
 @pytest.mark.parametrize("name", ["mobilenet_v2:random", "keras:MobileNet-V2:random", "keras:mobilenetv2:RANDOM"])
 def test_a_network_by_any_spelling(name):
     backbone = load_backbone(name)
@@ -56,6 +56,7 @@ def test_a_network_by_any_spelling(name):
     assert backbone.model(np.zeros((2, 40, 33, 3), np.float32)).shape == (2, 1280)
 
 
+@pytest.mark.slow
 def test_a_network_in_memory_is_recognized_by_its_name_and_first_layers():
     mobile = keras.applications.MobileNet(include_top=False, weights=None, alpha=0.25, input_shape=(32, 32, 3))
     backbone = load_backbone(mobile)
@@ -78,6 +79,7 @@ def test_a_network_in_memory_is_recognized_by_its_name_and_first_layers():
     assert load_backbone(own).input_spec.value_range == (0, 1)
 
 
+@pytest.mark.slow
 def test_a_caffe_network_takes_rgb_and_survives_saving(tmp_path):
     backbone = from_applications("VGG16", weights=None)
     assert backbone.input_spec.value_range == (0.0, 255.0)
@@ -112,7 +114,7 @@ def test_unknown_networks_and_misplaced_arguments(monkeypatch):
         load_backbone("keras_hub:resnet_50_imagenet")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.process
 def test_imagenet_weights_out_of_reach_fail_at_once(tmp_path):
     """In a fresh process, with an empty Keras folder and a server that is not there."""
@@ -270,6 +272,7 @@ def loaded(folder):
     return tf.saved_model.load(str(folder))
 
 
+@pytest.mark.slow
 def test_lite0_is_a_reusable_savedmodel(loaded):
     assert len(loaded.variables) == 245
     assert len(loaded.trainable_variables) == 147
@@ -322,7 +325,7 @@ def test_lite0_learns_in_training_mode_only(folder):
     assert all(gradient is not None for gradient in tape.gradient(loss, model.trainable_variables))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_lite0_opens_into_its_blocks(folder, loaded):
     backbone = load_backbone(folder)
     assert [block.name for block in backbone.blocks] == ["stem", *(f"block{i}" for i in range(16)), "head"]

@@ -73,6 +73,7 @@ def test_fixed_maps_give_a_fixed_shape():
     assert attached(heads.object_detection(["a"], width=4)).output.shape == (None, 256 + 64 + 16, 7)
 
 
+@pytest.mark.nightly
 def test_mixed_precision_ends_in_float32():
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_float16")
@@ -88,6 +89,7 @@ def test_mixed_precision_ends_in_float32():
     assert model.output.dtype == "float32"
 
 
+@pytest.mark.nightly
 def test_a_model_is_the_same_from_its_file(small, tmp_path):
     small.save(tmp_path / "head.keras")
     again = keras.saving.load_model(tmp_path / "head.keras")
@@ -105,6 +107,7 @@ def test_weight_decay_of_the_class_logits_can_be_set():
     assert heads.from_model(model).l2 == 0.5
 
 
+@pytest.mark.slow
 def test_dropout_is_of_the_class_features():
     model = attached(heads.object_detection(["a"], width=4, dropout=0.5))
     assert model.get_layer("dropout").rate == 0.5
@@ -239,6 +242,7 @@ def iou_of(a, b):
     return shared / (np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - shared)
 
 
+@pytest.mark.slow
 def test_what_is_served_is_a_greedy_suppression():
     rng = np.random.default_rng(5)
     head = heads.object_detection(["a", "b", "c"])
@@ -291,7 +295,7 @@ def planted():
     return model, history.history
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_planted_objects_are_found(planted):
     model, history = planted
     images, labels = detection_models.pictures(64, 2)

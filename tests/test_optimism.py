@@ -72,6 +72,7 @@ def test_other_heads_have_scores_that_equal_their_metric_too():
         assert sign * head.example_scores(labels, logits).mean() == pytest.approx(float(metric.result()), abs=1e-6)
 
 
+@pytest.mark.nightly
 def test_a_training_keeps_them_for_every_epoch_and_only_where_asked():
     model = tfft.build(backbone(), heads.classification(["a", "b"]))
     images, labels = squares()
@@ -99,7 +100,7 @@ def test_the_optimism_is_written_and_the_same_for_a_run_that_was_stopped(tmp_pat
     assert "slightly optimistic, by up to about 0.0123; " in high.summary
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_change_by_fine_tuning_is_that_of_the_same_examples(tmp_path):
     random = np.random.default_rng(0)
     images, labels = squares((60, 60))

@@ -59,6 +59,7 @@ def test_the_trap_a_seeded_fit_on_arrays_repeats_its_order_in_every_epoch():
     assert orders[0] == orders[1] == orders[2]  # once and for all
 
 
+@pytest.mark.slow
 def test_the_trap_seeded_random_operations_in_a_map_repeat_their_changes_in_every_epoch():
     def change(image, label):
         return tf.image.random_brightness(tf.image.random_flip_left_right(image), 0.4), label
@@ -70,7 +71,7 @@ def test_the_trap_seeded_random_operations_in_a_map_repeat_their_changes_in_ever
     assert alike(epochs, [epochs[0]] * EPOCHS)  # in one way
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("sampling", [None, "balanced"])
 def test_our_order_differs_in_each_epoch_and_repeats_by_seed(sampling):
     def run(seed):
@@ -86,8 +87,7 @@ def test_our_order_differs_in_each_epoch_and_repeats_by_seed(sampling):
     assert run(2) != first
 
 
-@pytest.mark.daily("flip", "crop")
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("augment", ["flip", "crop", "rand"])
 def test_our_variations_differ_in_each_epoch_and_repeat_by_seed(augment):
     def run(seed):

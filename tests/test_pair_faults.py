@@ -76,6 +76,7 @@ def test_a_text_in_another_encoding_is_read_or_its_line_is_named(tmp_path, capsy
         load_pairs(tmp_path / "a.tsv", encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_vocabulary_that_does_not_fit_the_weights_of_a_bart(tmp_path):
     pieces = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *sorted({letter for word in WORDS for letter in word})]
     network = keras_hub.models.BartBackbone(

@@ -68,7 +68,7 @@ def difference(a, b):
     return max(float(np.abs(a[name] - b[name]).max()) for name in a)
 
 
-@pytest.mark.slow
+@pytest.mark.daily("6-False")
 @pytest.mark.parametrize(
     ("microbatch_size", "jit"), [(1, False), (6, False), (16, False), (99, False), (5, True), (8, True)]
 )
@@ -87,7 +87,7 @@ def test_weights_losses_and_metrics_are_those_of_whole_batches(microbatch_size, 
     assert int(model.get_layer("watcher").most.numpy()) == (microbatch_size if jit else of_16)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_accumulating_in_the_optimizer_is_not_the_same():
     whole, _ = fitted(network(), photos(), optimizer=keras.optimizers.SGD(0.05))
     collected, _ = fitted(
@@ -149,6 +149,7 @@ def two_outputs():
     return keras.Model({"ids": ids, "number": number}, outputs)
 
 
+@pytest.mark.nightly
 @pytest.mark.filterwarnings("ignore:Gradients do not exist for variables")  # what Keras says of whole batches too
 def test_named_inputs_and_outputs_sparse_gradients_and_variables_that_nothing_reaches():
     rng = np.random.default_rng(5)
@@ -174,7 +175,7 @@ def test_named_inputs_and_outputs_sparse_gradients_and_variables_that_nothing_re
     assert parts_logs["kind_loss"] + 3 * parts_logs["size_loss"] == pytest.approx(logs["loss"], rel=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_loss_is_scaled_in_half_precision():
     def half():
         keras.config.set_dtype_policy("mixed_float16")
@@ -197,7 +198,7 @@ def test_the_loss_is_scaled_in_half_precision():
     assert difference(whole, cut) < 1e-3  # float16 has three digits
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_phases_can_be_trained_in_parts():
     data = photos(shape=(32, 32, 3), weights=False)
     histories, weights = [], []
@@ -217,6 +218,7 @@ def test_phases_can_be_trained_in_parts():
     assert histories[1].audits["fine-tune"].trainable == 4
 
 
+@pytest.mark.slow
 def test_saving_the_parts_saves_the_model(tmp_path):
     model = network()
     parts = microbatched(model, 4)
@@ -233,6 +235,7 @@ def normalized():
     return keras.Model(inputs, L.Dense(2)(L.Flatten()(x)))
 
 
+@pytest.mark.slow
 def test_statistics_of_parts_are_refused_unless_they_are_wanted():
     with pytest.raises(PlanError, match=r"1 layers with BatchNormalization train: norm\..*batch_norm='parts'"):
         fitted(normalized(), photos(), microbatch_size=4)
@@ -246,7 +249,7 @@ def test_statistics_of_parts_are_refused_unless_they_are_wanted():
     assert model.get_layer("norm").moving_mean.numpy().any()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_an_opened_block_that_moves_statistics_is_refused(tmp_path):
     savedmodels.plain_convnet(tmp_path / "net")
     net = open_savedmodel(tmp_path / "net", batch_norm="train").model

@@ -69,6 +69,7 @@ def test_frozen_stays_to_the_bit_and_the_rest_trains(setting):
     assert not any(v.regularizer for v in model.weights if "conv" in v.path)
 
 
+@pytest.mark.slow
 def test_the_pull_holds_the_backbone_where_it_was():
     far, start, _ = run(dataclasses.replace(FINE, optimizer="sgd", epochs=4), validation=False)
     near, _, _ = run(dataclasses.replace(FINE, optimizer="sgd", epochs=4, l2_sp=50.0), validation=False)
@@ -88,7 +89,7 @@ def test_lower_blocks_go_slower_by_the_decay():
     assert steps["logits/kernel"] > 3 * steps[UPPER] > 9 * steps[LOWER] > 0
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_slots_go_on_into_the_next_phase():
     """Two phases over the same blocks at a constant rate are one training, to the bit."""
     kept = {"warmup": 0.0, "schedule": "constant"}
@@ -101,7 +102,7 @@ def test_slots_go_on_into_the_next_phase():
     assert np.abs(weights(alone)[UPPER] - weights(once)[UPPER]).max() > 1e-5
 
 
-@pytest.mark.slow
+@pytest.mark.daily("setting1")
 @pytest.mark.parametrize("setting", [{"mixup_alpha": 0.3}, {"l2_sp": 100.0}])
 def test_afterwards_the_model_is_compiled_as_any_other(setting):
     model, _, _ = run(dataclasses.replace(FINE, **setting))
@@ -117,6 +118,7 @@ def test_afterwards_the_model_is_compiled_as_any_other(setting):
     assert UPPER in moved(before, model)
 
 
+@pytest.mark.slow
 def test_interpolation_never_ends_worse_than_either_end():
     model, _, history = run(dataclasses.replace(FINE, learning_rate=0.05, interpolate=True, epochs=3))
     best = max((row["val_accuracy"], -row["val_loss"]) for row in history.rows)
@@ -125,7 +127,7 @@ def test_interpolation_never_ends_worse_than_either_end():
     assert any("the best point between its start" in note for note in history.notes)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_reinitialised_block_that_does_not_help_comes_back():
     model = network()
     train(model, stripes(256), stripes(seed=9), [Phase("first", "all", 4, 1e-2)], verbose=False)
@@ -138,7 +140,7 @@ def test_a_reinitialised_block_that_does_not_help_comes_back():
     assert model.evaluate(stripes(seed=9), verbose=0)[0] == pytest.approx(known, abs=1e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_surgical_trains_the_spoiled_block_alone():
     model = network()
     train(model, stripes(512), stripes(seed=9), [Phase("first", "all", 4, 1e-2)], verbose=False)
@@ -152,7 +154,7 @@ def test_surgical_trains_the_spoiled_block_alone():
     assert LOWER in moved(before, model)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_rare_classes_weigh_more():
     x = np.random.default_rng(0).normal(size=(64, 8, 8, 1)).astype("float32")
     y = np.repeat([0, 1], [58, 6]).astype("int32")
@@ -165,6 +167,7 @@ def test_rare_classes_weigh_more():
     assert shares[1] - shares[0] > 0.08
 
 
+@pytest.mark.slow
 def test_prototypes_are_put_in_place_and_nothing_else_moves():
     model, before, history = run(Phase("frozen", "none", 0, 0.0, head="nearest_mean"))
     assert moved(before, model) == {"logits/kernel", "logits/bias"}
@@ -172,7 +175,7 @@ def test_prototypes_are_put_in_place_and_nothing_else_moves():
     assert history.rows[0]["accuracy"] > 0.8
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_mixed_features_are_named(tmp_path):
     x, y = (np.concatenate(part) for part in zip(*stripes(64).as_numpy_iterator(), strict=True))
     source = FeatureSource((x, y), (x, y), batch_size=16, cache="memory")
@@ -217,7 +220,7 @@ def test_patterns_of_rates_that_match_nothing_are_told_before_training():
         run(dataclasses.replace(FINE, lr_multipliers={"block7*": 0.5}))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_keras_callbacks_see_every_phase():
     class Seen(keras.callbacks.Callback):
         rows: list = []

@@ -84,6 +84,7 @@ def pictures_of_two_sizes(folder):
     return write(folder, masks, pictures=pictures)
 
 
+@pytest.mark.nightly
 def test_scores_are_those_of_masks_in_their_own_size(tmp_path):
     splits = load_masks(pictures_of_two_sizes(tmp_path / "data"), validation=0.5)
     spec = InputSpec(32, 32, resize="stretch")
@@ -119,7 +120,7 @@ def test_the_loss_samples_each_mask_in_its_own_size():
     assert (found[1] == VOID).all()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_files_of_several_sizes_get_masks_of_their_sizes(tmp_path):
     keras.utils.set_random_seed(0)
     model = tfft.build(small_backbone(), heads.semantic_segmentation(NAMES, width=8))

@@ -65,6 +65,7 @@ def test_what_a_pin_looks_like():
             load_backbone(bad)
 
 
+@pytest.mark.slow
 def test_a_changed_folder_is_refused_with_both_digests(model):
     right = digest(model)
     assert load_backbone(model).digest == right
@@ -107,6 +108,7 @@ def test_a_pin_of_an_encoder_does_not_speak_for_its_preprocessor(tmp_path):
     assert load_backbone(encoder, preprocessor=before).tokenizer is not None
 
 
+@pytest.mark.slow
 def test_an_archive_is_pinned_as_a_file_and_before_it_is_unpacked(model, tmp_path):
     path = tmp_path / "m.tar.gz"
     with tarfile.open(path, "w:gz") as file:
@@ -141,6 +143,7 @@ def test_what_tfft_builds_is_pinned_by_its_weights():
         load_backbone(f"efficientnet-lite0@sha256:{OTHER}")
 
 
+@pytest.mark.slow
 def test_blocks_remember_where_they_came_from(model, tmp_path):
     backbone = load_backbone(model)
     backbone.model.save(tmp_path / "m.keras")
@@ -155,7 +158,7 @@ def images(count=12):
     return random.integers(0, 255, (count, 32, 32, 3)).astype("uint8"), labels
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_plan_is_repeated_with_the_same_backbone_or_not_at_all(model, tmp_path):
     settings = {"epochs": 0, "export_to": False, "cache": None, "verbose": False}
     run = tfft.finetune(model, images(), out=tmp_path / "run", **settings)
@@ -169,6 +172,7 @@ def test_a_plan_is_repeated_with_the_same_backbone_or_not_at_all(model, tmp_path
     assert rerun(dataclasses.replace(plan, backbone_digest=None), **repeating).plan.backbone_digest == digest(model)
 
 
+@pytest.mark.nightly
 def test_inspect_shows_the_digest(model, capsys):
     from tfft.cli import main
 

@@ -110,6 +110,7 @@ def test_statistics_of_the_data_in_variables(tmp_path):
     assert open_savedmodel(tmp_path / "m").pixels.value_range == (0, 255)
 
 
+@pytest.mark.slow
 def test_a_batchnorm_in_front_tells_what_it_was_trained_on(tmp_path):
     model = tf_keras.Sequential([tf_keras.Input((8, 8, 3)), K2.BatchNormalization(), K2.Conv2D(4, 3), K2.Flatten()])
     model.save(tmp_path / "new", save_format="tf")
@@ -201,7 +202,7 @@ def lite0(tmp_path_factory):
         return tf.saved_model.load(str(resolve("efficientnet-lite0")))
 
 
-@pytest.mark.daily("<lambda>-wanted1")
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("hide", "wanted"),
     [
@@ -210,7 +211,6 @@ def lite0(tmp_path_factory):
         (lambda x: tf.sign(x) * tf.abs(x / 255) ** 1.07, (0, 255)),
     ],
 )
-@pytest.mark.slow
 def test_statistics_tell_the_range_where_the_scaling_is_hidden(lite0, hide, wanted, tmp_path):
     root = tf.Module()
     root.network = lite0

@@ -130,8 +130,7 @@ def test_a_plan_is_repeated_to_the_bit(done):
     assert not np.array_equal(other.model.get_weights()[-2], first[-2])
 
 
-@pytest.mark.slow
-@pytest.mark.daily("classes1")
+@pytest.mark.nightly
 @pytest.mark.parametrize("classes", [("blue", "red"), ("blue", "green")])
 def test_a_test_folder_is_measured_at_the_end_and_selects_nothing(classes, tmp_path, capsys):
     random = np.random.default_rng(1)
@@ -184,7 +183,7 @@ def test_arrays_and_names_as_labels(capsys):
     assert "frozen variables unchanged" in lines[3]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_ready_datasets_with_vectors(image_folder):
     inputs = keras.Input((4,), name="features")
     hidden = keras.layers.Dense(8, activation="relu", name="layer1_dense")(inputs)
@@ -323,7 +322,7 @@ def ready(images=None, labels=(0, 1, 2, 1), names=("a", "b", "c"), change=lambda
     return good, change(tf.data.Dataset.from_tensor_slices((images, np.array(labels))).batch(2)), names
 
 
-@pytest.mark.slow
+@pytest.mark.daily("single examples")
 @pytest.mark.parametrize(
     "data",
     [

@@ -55,6 +55,7 @@ def compare(data, *models, **settings):
     return tfft.recommend(data, list(models), cache="memory", verbose=False, **settings)
 
 
+@pytest.mark.slow
 def test_a_backbone_without_the_signal_is_dropped_and_held_out_examples_give_the_score(data, capsys):
     found = tfft.recommend(data, [network("green", [1, 2]), network("red", [0, 1])], cache="memory")
     assert found.best == "red"
@@ -70,6 +71,7 @@ def test_a_backbone_without_the_signal_is_dropped_and_held_out_examples_give_the
     assert "green (dropped)" in str(found)
 
 
+@pytest.mark.nightly
 def test_equal_backbones_cannot_be_distinguished_and_the_faster_is_recommended(data):
     found = compare(data, network("slow", [0, 1], work=64), network("fast", [0, 1]))
     assert found.best == "fast"
@@ -78,12 +80,14 @@ def test_equal_backbones_cannot_be_distinguished_and_the_faster_is_recommended(d
     assert {each.score for each in found.candidates} == {found.candidates[0].score}
 
 
+@pytest.mark.slow
 def test_random_labels_are_noticed(data):
     labels = np.random.default_rng(1).permutation(data[1])
     found = compare((data[0], labels), network("red", [0, 1]))
     assert found.sentence.startswith("No backbone is better than guessing on 200 examples")
 
 
+@pytest.mark.slow
 def test_numbers_are_compared_by_their_error(data):
     images, _ = data
     targets = images[..., 0].mean(axis=(1, 2)).astype(np.float32)
@@ -94,6 +98,7 @@ def test_numbers_are_compared_by_their_error(data):
     assert found.guess == pytest.approx(np.abs(targets - targets.mean()).mean(), rel=0.1)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_opened_is_left_out_with_its_reason(data, tmp_path):
     found = compare(data, network("red", [0, 1]), str(tmp_path / "nothing"))
     assert list(found.left_out) == [str(tmp_path / "nothing")]

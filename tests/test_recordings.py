@@ -31,6 +31,8 @@ def waves_of(splits):
     return splits.train.waves, splits.validation.waves
 
 
+process_fixtures = ("trained",)
+
 RATE = 8000
 TONES = {"low": 300, "high": 2200}
 
@@ -129,19 +131,27 @@ def test_the_picture_is_that_of_numpy():
     np.testing.assert_array_equal(again(waves), layer(waves))
 
 
+@pytest.fixture(scope="module")
+def trained(place, tmp_path_factory):
+    """A run on the tones, in the folder `run`, and its export in `served`."""
+    root = tmp_path_factory.mktemp("trained")
+    run = tfft.finetune(
+        backbone(), place, unfreeze=1, epochs=3, learning_rate=1e-2, group=r"(speaker\d)", out=root / "run",
+        export_to=root / "served" / "1", cache="memory", verbose=False,
+    )  # fmt: skip
+    return root, run
+
+
 @pytest.mark.process
 @pytest.mark.slow
-def test_from_a_folder_to_a_server(place, tmp_path, capsys):
-    run = tfft.finetune(
-        backbone(), place, unfreeze=1, epochs=3, learning_rate=1e-2, group=r"(speaker\d)", out=tmp_path / "run",
-        export_to=tmp_path / "served" / "1", cache="memory", verbose=False,
-    )  # fmt: skip
+def test_from_a_folder_to_a_server(place, trained, capsys):
+    root, run = trained
     assert run.final_scores.accuracy > run.final_scores.majority_baseline
     speakers = [{name.split("_")[1] for name in names} for names in run.split_names.values()]
     assert not speakers[0] & speakers[1]
     assert (run.plan.group, run.history.audits["fine-tune"].ok) == (r"(speaker\d)", True)
     file = str(place / "low" / "3_speaker3.wav")
-    again = tfft.load_run(tmp_path / "run").model
+    again = tfft.load_run(root / "run").model
     wave_ = tone(300)[None]
     np.testing.assert_array_equal(again.predict(wave_, verbose=0), run.model.predict(wave_, verbose=0))
     script = """
@@ -152,30 +162,35 @@ import tensorflow as tf
 served = tf.saved_model.load(sys.argv[1]).signatures["serve_bytes"]
 print(served(audio_bytes=tf.constant([open(sys.argv[2], "rb").read()]))["label"].numpy()[0].decode())
 """
-    command = [sys.executable, "-c", script, str(tmp_path / "served" / "1"), file]
+    command = [sys.executable, "-c", script, str(root / "served" / "1"), file]
     answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
     capsys.readouterr()
-    assert cli.main(["predict", str(tmp_path / "run"), file, "--json"]) == 0
+    assert cli.main(["predict", str(root / "run"), file, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["predictions"][0]["label"] == answer
+
+
+@pytest.mark.nightly
+def test_any_rate_is_read_and_a_server_wants_its_own(place, trained, tmp_path, capsys):
+    root, run = trained
     write(tmp_path / "other.wav", tone(300, rate=16000), rate=16000)
     (tmp_path / "empty.wav").write_bytes(b"")
     for place_ in ("run", "served"):  # any rate and format is read; only the served signature wants its own
         files = [str(tmp_path / "other.wav"), str(tmp_path / "empty.wav")]
-        assert cli.main(["predict", str(tmp_path / place_), *files]) == 1
+        assert cli.main(["predict", str(root / place_), *files]) == 1
         shown = capsys.readouterr()
         assert "other.wav: low" in shown.out
         assert "empty.wav: is empty (0 bytes)" in shown.err
-    served = tfft.exporting.open_export(tmp_path / "served")
+    served = tfft.exporting.open_export(root / "served")
     assert served.input_spec == tfft.modalities.audio.audio_of(run.model)
     with pytest.raises(tf.errors.InvalidArgumentError, match="with 8000 samples per second; resample it"):
         served.predict_bytes([(tmp_path / "other.wav").read_bytes()])
     with pytest.raises(tf.errors.InvalidArgumentError, match="empty"):
         served.predict_bytes([b""])
-    assert cli.main(["evaluate", str(tmp_path / "run"), str(place)]) == 0
+    assert cli.main(["evaluate", str(root / "run"), str(place)]) == 0
     assert f"{run.final_scores.accuracy:.4f}" in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_models_that_take_waves_are_given_them(place, tmp_path):
     x = inputs = keras.Input((None,))
     x = keras.layers.Reshape((-1, 1))(x)
@@ -316,6 +331,7 @@ def test_models_of_one_wave_at_a_time_get_a_batch(place, tmp_path, capsys):
     assert f"{run.final_scores.accuracy:.4f}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_models_of_a_fixed_number_of_samples_and_with_a_channel(place):
     x = inputs = keras.Input((4000, 1))
     x = keras.layers.Conv1D(8, 16, strides=4, activation="relu", name="conv")(x)
@@ -330,6 +346,7 @@ def test_models_of_a_fixed_number_of_samples_and_with_a_channel(place):
         )
 
 
+@pytest.mark.slow
 def test_views_of_waves():
     spec, seed = AudioSpec(RATE, 0.5), tf.constant([1, 2], tf.int64)
     wave_ = tf.constant(tone(300) + tone(1500))
@@ -376,7 +393,7 @@ def test_waves_are_varied_while_blocks_train_the_same_with_a_cache_and_without(p
         )
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_features_are_another_where_the_picture_is(place, tmp_path):
     splits = load_recordings(place)
     head = tfft.heads.classification(splits.train.class_names)

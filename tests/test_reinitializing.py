@@ -40,7 +40,7 @@ def settled(seed=3):
     return model
 
 
-@pytest.mark.representative("1")
+@pytest.mark.daily("1")
 @pytest.mark.parametrize("n", [0, 1, 2, 3])
 def test_the_last_blocks_get_new_weights_and_the_others_keep_every_bit(n, folder):
     for model in (settled(), of_savedmodel(folder, batch_norm="train")):
@@ -54,7 +54,7 @@ def test_the_last_blocks_get_new_weights_and_the_others_keep_every_bit(n, folder
                 np.testing.assert_array_equal(value, before[path])
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_same_seed_gives_the_same_weights_whatever_was_drawn_before(folder):
     for make in (settled, lambda: of_savedmodel(folder, batch_norm="train")):
         found = []
@@ -99,6 +99,7 @@ def test_keras_layers_start_as_their_own_initializers_say():
     np.testing.assert_array_equal(found["block0_dense/kernel"], 9.0)
 
 
+@pytest.mark.slow
 def test_blocks_of_a_savedmodel_start_at_the_scale_of_their_fan_in(folder):
     path = folder / "wide"
     if not path.exists():
@@ -134,7 +135,7 @@ def test_blocks_of_a_savedmodel_start_at_the_scale_of_their_fan_in(folder):
         np.testing.assert_array_equal(of(text), value, err_msg=text)
 
 
-@pytest.mark.representative("transformer")
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", ["transformer", "lstm", "slim_tf1"])
 def test_savedmodels_of_other_kinds(name, folder):
     model = tfft.load_backbone(of_folder(folder, name)).model
@@ -153,6 +154,7 @@ def of_folder(folder, name):
     return folder / name
 
 
+@pytest.mark.nightly
 def test_variables_of_unknown_roles_are_refused_together_or_told(folder):
     model = tfft.load_backbone(of_folder(folder, "weight_norm")).model
     before = values(model)
@@ -194,7 +196,7 @@ def test_fixed_statistics_need_data_and_become_those_of_the_new_weights():
     np.testing.assert_allclose(normal.std((0, 1, 2)), 1.0, rtol=2e-2)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_statistics_that_train_start_as_new_or_as_those_of_the_data(folder):
     for model in (settled(), of_savedmodel(folder, batch_norm="train")):
         tfft.unfreeze(model, 2, batch_norm="train")
@@ -211,6 +213,7 @@ def test_statistics_that_train_start_as_new_or_as_those_of_the_data(folder):
         compiled(model).fit(dataset(), epochs=1, verbose=0, shuffle=False)
 
 
+@pytest.mark.nightly
 def test_a_savedmodel_with_fixed_statistics_is_refused_with_the_way_out(folder):
     model = tfft.unfreeze(of_savedmodel(folder), 2)
     before = values(model)
@@ -249,6 +252,7 @@ def test_what_cannot_be_reinitialized_is_refused():
     assert same(take(model.weights), before)
 
 
+@pytest.mark.slow
 def test_new_blocks_learn():
     model = tfft.unfreeze(settled(), 2)
     reinitialize(model, 2, dataset=dataset())

@@ -64,7 +64,7 @@ def kernel_of(model, block):
     return model.get_layer("backbone").get_layer(f"block{block}_conv").kernel
 
 
-@pytest.mark.representative("0")
+@pytest.mark.daily("0")
 @pytest.mark.parametrize("block", range(4))
 def test_a_block_whose_weights_have_a_wrong_scale_is_first(trained, few, block):
     sound = freezing.relative_gradients(trained, few)
@@ -102,6 +102,7 @@ def state(model):
     ]
 
 
+@pytest.mark.slow
 def test_nothing_of_the_model_changes(few):
     model = compiled(network())
     freezing.unfreeze(model, 2)
@@ -118,6 +119,7 @@ def test_nothing_of_the_model_changes(few):
     assert freezing.relative_gradients(model, few).to_dict() == frozen.to_dict()  # flags do not count
 
 
+@pytest.mark.slow
 def test_losses_that_count_themselves_are_put_back():
     inputs = keras.Input((3,))
     outputs = {name: keras.layers.Dense(2, name=name)(inputs) for name in ("a", "b")}
@@ -131,6 +133,7 @@ def test_losses_that_count_themselves_are_put_back():
         np.testing.assert_array_equal(old, new)
 
 
+@pytest.mark.nightly
 def test_no_losses_of_a_graph_stay_behind(tmp_path):
     savedmodels.MAKERS["plain_convnet"](tmp_path / "saved")  # with regularizers of its own
     model = build(load_backbone(str(tmp_path / "saved")), heads.classification(("a", "b")))
@@ -163,6 +166,7 @@ def test_the_numbers_are_those_of_the_formula():
     np.testing.assert_allclose([r.relative for r in plain.rows], [r.relative for r in found.rows], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_sample_weights_count(trained, few):
     x, y = waves(32, 3)
     half = np.repeat([1.0, 0.0], 16).astype("float32")
@@ -173,6 +177,7 @@ def test_sample_weights_count(trained, few):
         assert [(r.block, r.relative) for r in first.rows] == doubled
 
 
+@pytest.mark.nightly
 def test_regularizers_of_a_compiled_model_do_not_count(few):
     keras.utils.set_random_seed(1)
     plain, penalized = compiled(network()), compiled(network(l2=10.0))
@@ -183,6 +188,7 @@ def test_regularizers_of_a_compiled_model_do_not_count(few):
         assert (a.block, b.relative) == (b.block, pytest.approx(a.relative, rel=1e-3))
 
 
+@pytest.mark.nightly
 def test_blocks_of_a_savedmodel(tmp_path):
     savedmodels.MAKERS["transformer"](tmp_path / "saved")
     model = build(load_backbone(str(tmp_path / "saved")), heads.classification(("a", "b")))
@@ -204,6 +210,7 @@ def test_blocks_of_a_savedmodel(tmp_path):
     np.testing.assert_allclose([r.relative for r in again.rows], [r.relative for r in found.rows], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_normalization_is_left_out(trained, few):
     rows = {row.block: row for row in freezing.relative_gradients(trained, few).rows}
     assert rows["block0"].parameters == 9 * 8 + 8  # kernel and bias of the convolution

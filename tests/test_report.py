@@ -69,6 +69,7 @@ def test_fewer_answers_are_more_often_right():
     assert len(coverage_curve(np.full(9, 0.7), np.arange(9) < 6)) == 1
 
 
+@pytest.mark.slow
 def test_groups_of_features_are_groups_on_the_map():
     random = np.random.default_rng(0)
     labels = [name for name in "abc" for _ in range(20)]
@@ -81,6 +82,11 @@ def test_groups_of_features_are_groups_on_the_map():
     np.testing.assert_array_equal([found.points.min(), found.points.max()], [0, 1])
     again = embed(centres + random.normal(size=(60, 8)), random.permutation(labels))
     assert again.neighbours < 0.7  # labels without a meaning
+
+
+@pytest.mark.nightly
+def test_a_map_shows_at_most_a_thousand_examples():
+    random = np.random.default_rng(0)
     many = embed(random.normal(size=(1100, 4)), ["a", "b"] * 550)
     assert len(many.rows) == len(many.points) == 1000
 
@@ -171,7 +177,7 @@ def test_without_data_or_a_folder_the_reason_is_given(run, tmp_path):
         tfft.write_report(dataclasses.replace(run, folder=None))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.process
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no browser")
 def test_the_page_opens_in_a_browser_of_any_width(run, tmp_path):

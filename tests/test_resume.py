@@ -101,9 +101,10 @@ def stopped(folder, *fails, run=fitted, error=Power, **settings):
     return run(folder, **settings)
 
 
-@pytest.mark.slow
-def test_fit_goes_on_from_any_step(tmp_path, whole):
-    assert stopped(tmp_path / "c", Fail(4), Fail(9), Fail(1), Fail(6))[0] == whole
+@pytest.mark.daily("in the second epoch")
+@pytest.mark.parametrize("steps", [(9,), (4, 9, 1, 6)], ids=["in the second epoch", "again and again"])
+def test_fit_goes_on_from_any_step(tmp_path, whole, steps):
+    assert stopped(tmp_path / "c", *map(Fail, steps))[0] == whole
     assert not (tmp_path / "c").exists()
 
 
@@ -125,7 +126,7 @@ def test_steps_that_are_made_several_at_a_time(tmp_path):
     assert fitted(tmp_path / "b", callbacks=own(), per_call=4)[0] == wanted
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_row_is_in_the_log_once(tmp_path):
     def logs(name):
         return [keras.callbacks.CSVLogger(tmp_path / name)]
@@ -150,7 +151,7 @@ def test_a_finished_training_that_is_kept_is_not_done_again(tmp_path, whole):
     assert not (tmp_path / "c").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_flipped_bit_is_noticed_and_the_checkpoint_before_is_used(tmp_path, whole):
     with pytest.raises(Power):
         fitted(tmp_path / "c", Fail(10))
@@ -204,7 +205,7 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path):
     assert all(np.isfinite(a).all() for name, a in found.arrays.items() if name.startswith(("weights", "optimizer")))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_signal_saves_within_a_step_and_ends_the_process(tmp_path, whole, capfd):
     """In a step, in a validation, at the end of an epoch; with settings that save nothing else."""
     settings = CheckpointConfig(tmp_path / "c", every=1000.0)
@@ -256,7 +257,7 @@ def test_other_settings_are_refused_with_all_differences(tmp_path, whole):
     assert fitted(tmp_path / "c", identity={"data": "a1", "plan": {"size": 32}})[0] == whole  # it was not touched
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_another_machine_is_refused_unless_it_is_allowed(tmp_path, whole, monkeypatch):
     with pytest.raises(Power):
         fitted(tmp_path / "c", Fail(8))
@@ -270,7 +271,7 @@ def test_another_machine_is_refused_unless_it_is_allowed(tmp_path, whole, monkey
     assert "OMP_NUM_THREADS" in resume.notes[0]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_missing_identity_is_refused(tmp_path):
     with pytest.raises(Power):
         fitted(tmp_path / "c", Fail(8))
@@ -283,7 +284,7 @@ def test_a_missing_identity_is_refused(tmp_path):
         fitted(tmp_path / "c")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_data_that_ends_too_early_is_told(tmp_path):
     shorter = CheckpointConfig(tmp_path / "c", every_steps=1)
     with pytest.raises(Power):
@@ -420,6 +421,7 @@ def test_a_head_is_solved_and_features_are_computed_once_more(tmp_path):
     assert stopped(tmp_path / "c", Fail(2), Fail(18), Fail(8), run=trained, phases=phases, source=True) == whole
 
 
+@pytest.mark.nightly
 def test_another_plan_is_refused_with_all_differences(tmp_path):
     with pytest.raises(Power):
         trained(tmp_path / "c", Fail(14))
@@ -451,7 +453,7 @@ def results(text):
     return [line for line in text.splitlines() if line.startswith("RESULT")]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.process
 def test_processes_that_are_killed_in_each_phase_leave_the_same_weights(tmp_path):
     """Killed while a file is synced, in a step, in a validation, and by SIGTERM."""

@@ -46,6 +46,7 @@ def test_a_sequential_around_a_model_is_a_backbone():
     assert len(tfft.build(tfft.load_backbone(model), HEAD).trainable_weights) == 2
 
 
+@pytest.mark.slow
 def test_a_model_saved_by_tfft_gives_back_its_backbone(tiny_model, tmp_path):
     tiny_model.save(tmp_path / "photos.keras")
     backbone = tfft.load_backbone(tmp_path / "photos.keras")
@@ -63,8 +64,8 @@ def test_an_export_by_tfft_opens_as_a_backbone(tiny_model, tmp_path):
     exported = tfft.export(tiny_model, tmp_path / "served")
     backbone = tfft.load_backbone(exported.path, output="logits")
     assert backbone.input_spec.value_range == (0, 255)
-    model = tfft.build(backbone, HEAD)
-    images = np.random.default_rng(0).integers(0, 256, (3, 224, 224, 3), np.uint8)
+    model = tfft.build(backbone, HEAD, image_size=48)
+    images = np.random.default_rng(0).integers(0, 256, (3, 48, 48, 3), np.uint8)
     features = keras.Model(model.input, model.get_layer("dropout").input)
     np.testing.assert_allclose(features(images), tiny_model.predict(images, verbose=0), atol=1e-5)
     tfft.unfreeze(model, "norm")
@@ -94,7 +95,7 @@ def test_finetune_under_mixed_precision(tmp_path):
     assert np.isfinite(run.final_scores.loss)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_what_the_first_phase_learned_survives_the_failure_of_the_second(tmp_path, build_tiny_model):
     backbone = tfft.load_backbone(nested())
     with pytest.raises(PlanError, match="Phase 'fine-tune': the loss became"):
@@ -105,6 +106,7 @@ def test_what_the_first_phase_learned_survives_the_failure_of_the_second(tmp_pat
     assert np.isfinite(model.predict(_toy()[0], verbose=0)).all()
 
 
+@pytest.mark.nightly
 def test_a_failed_export_does_not_lose_the_model(tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise tfft.errors.ExportError("no space left")

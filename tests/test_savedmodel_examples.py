@@ -33,6 +33,7 @@ def train(backbone, inputs, count):
     return [not np.array_equal(a, b) for a, b in zip(before, model.trainable_weights, strict=True)]
 
 
+@pytest.mark.daily("resource")
 @pytest.mark.parametrize("resource", [True, False], ids=["resource", "reference"])
 def test_an_estimator_of_tf1_takes_its_features(resource, tmp_path):
     with v1.Graph().as_default(), v1.Session() as session:
@@ -89,6 +90,7 @@ class Mixed(tf.Module):
         return {"y": tf.reduce_sum(vectors, 1) + parsed["size"] @ self.kernel + total[:, tf.newaxis]}
 
 
+@pytest.mark.slow
 def test_features_of_any_length_become_rows_that_are_filled_up(tmp_path):
     model = Mixed()
     tf.saved_model.save(model, tmp_path / "m", signatures=model.serve)
@@ -111,6 +113,7 @@ def test_features_of_any_length_become_rows_that_are_filled_up(tmp_path):
     np.testing.assert_allclose(again(inputs), wanted, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_parser_is_in_no_block(tmp_path):
     model = Mixed()
     tf.saved_model.save(model, tmp_path / "m", signatures=model.serve)

@@ -66,6 +66,7 @@ def test_probabilities_can_be_asked_for(softmax):
     assert block_names(opened.model) == ["conv", "hidden", "predictions"]
 
 
+@pytest.mark.representative("hidden-6", "predictions-3")
 @pytest.mark.parametrize(("block", "width"), [("conv", 4), ("hidden", 6), ("predictions", 3)])
 def test_the_end_of_any_block_can_be_the_output(softmax, block, width):
     path, theirs = softmax
@@ -93,6 +94,7 @@ def test_the_training_graph_ends_at_the_same_tensor(softmax):
     np.testing.assert_allclose(dropped[kept], 2 * hidden[kept], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_weights_before_the_classifier_train_and_are_kept_in_a_file(softmax, tmp_path):
     model = tfft.build(tfft.load_backbone(softmax[0], input_range=(0, 1)), tfft.heads.classification(["a", "b"]))
     tfft.unfreeze(model, "all")
@@ -106,6 +108,8 @@ def test_weights_before_the_classifier_train_and_are_kept_in_a_file(softmax, tmp
     np.testing.assert_array_equal(again(pixels), model(pixels))
 
 
+@pytest.mark.representative("keras3", "sigmoid", "slim")
+@pytest.mark.daily("convolution", "several_positions")
 @pytest.mark.parametrize("kind", ["sigmoid", "keras3", "convolution", "several_positions", "slim"])
 def test_classifiers_of_other_makes(kind, tmp_path):
     rng = np.random.default_rng(0)
@@ -258,6 +262,7 @@ class _Answers(tf.Module):
         return found | {f"scores{i}": scores for i in range(self.floats)}
 
 
+@pytest.mark.slow
 def test_the_only_output_of_floats_is_taken_and_strings_are_no_features(tmp_path):
     tf.saved_model.save(_Answers(1), tmp_path / "one")
     opened = open_savedmodel(tmp_path / "one")

@@ -85,6 +85,10 @@ def test_strings_without_a_rank_are_a_batch(tmp_path):
     assert backbone.model(tf.constant(["a", "b", "c"])).shape == (3, 4)
 
 
+@pytest.mark.representative(
+    "spec1-<lambda>-kernel1-shape1", "spec2-<lambda>-kernel2-shape2", "spec3-<lambda>-kernel3-shape3",
+    "spec4-<lambda>-kernel4-shape4",
+)  # fmt: skip
 @pytest.mark.parametrize(
     ("spec", "run", "kernel", "shape"),
     [
@@ -113,6 +117,7 @@ def test_a_reshape_says_nothing_of_the_width_of_rows(tmp_path):
     assert open_savedmodel(tmp_path / "m").model.input_shape == (None, None)
 
 
+@pytest.mark.slow
 def test_pictures_with_open_channels_train(tmp_path):
     saved(tmp_path / "m", tf.TensorSpec([None] * 4), lambda x, k: tf.nn.conv2d(x, k, 2, "SAME"), 3, 3, 3, 8)
     backbone = tfft.load_backbone(tmp_path / "m", input_range=(0, 1), image_size=16)
@@ -142,6 +147,10 @@ IMAGES = np.random.default_rng(0).random((6, 8, 8, 3), np.float32)
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), np.uint8)
 
 
+@pytest.mark.daily(
+    "shape0-with_reshape-options0-its graph takes a batch of any size",
+    "shape2-without_batch-options2-called once for each example of a batch",
+)  # fmt: skip
 @pytest.mark.parametrize(
     ("shape", "run", "options", "note"),
     [
@@ -187,6 +196,7 @@ def with_places(x, k):
     return tf.reshape(x, [8, 20]) @ tf.tile(k, [5, 1]) + tf.range(8.0)[:, tf.newaxis]
 
 
+@pytest.mark.daily("1")
 @pytest.mark.parametrize("count", [1, 11])
 def test_a_fixed_number_of_examples_takes_batches_in_groups(count, tmp_path):
     network = saved(tmp_path / "m", tf.TensorSpec([8, 5, 4]), recurrent, 4, 4)

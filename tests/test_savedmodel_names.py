@@ -36,6 +36,7 @@ def saved(tmp_path_factory):
     return place, model, root
 
 
+@pytest.mark.slow
 def test_inputs_and_outputs_have_the_names_of_the_signature(saved):
     place, model, _ = saved
     random = np.random.default_rng(0)
@@ -54,6 +55,7 @@ def test_inputs_and_outputs_have_the_names_of_the_signature(saved):
     assert open_savedmodel(place / "table3", output="output_1").output == "output_1"
 
 
+@pytest.mark.slow
 def test_models_below_the_root_open_by_name(saved):
     place, _, root = saved
     with pytest.raises(SavedModelError, match="with signature=: candidate_model, query_model"):
@@ -87,6 +89,7 @@ def test_the_quantizer_at_the_end_is_no_block_of_its_own(tmp_path):
     assert [v.name for v in model.trainable_weights] == ["quant_last.kernel"]
 
 
+@pytest.mark.slow
 def test_a_model_in_one_block_says_why(tmp_path):
     a = keras2.Input((4,))
     branches = [L.Dense(3, name=f"{side}_branch")(a) for side in ("left", "middle", "right")]

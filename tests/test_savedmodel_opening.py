@@ -80,8 +80,7 @@ def open_one(path: pathlib.Path, **kwargs):
     return open_savedmodel(path, output=OUTPUT.get(path.name), **kwargs)
 
 
-@pytest.mark.slow
-@pytest.mark.daily("keras3_export", "plain_convnet", "slim_tf1", "dropout_and_batchnorm", "tied_weights", "lookup")
+@pytest.mark.daily("lookup")
 @pytest.mark.parametrize("name", sorted(savedmodels.MAKERS))
 def test_contract(made, name):
     path = made(name)
@@ -112,6 +111,7 @@ def test_publisher_keeps_variables_fixed(made):
     assert trainable == {"block0/conv/v", "block0/conv/g"}
 
 
+@pytest.mark.slow
 def test_selecting_variables_inside_a_block(made):
     block = blocks_of(open_one(made("plain_convnet")).model)[1]
     block.set_trainable_variables("norm")
@@ -126,7 +126,7 @@ def test_selecting_variables_inside_a_block(made):
         block.set_trainable_variables(["nothing"])
 
 
-@pytest.mark.representative("plain_convnet")
+@pytest.mark.daily("plain_convnet")
 @pytest.mark.parametrize("name", ["plain_convnet", "residual", "branches", "depthwise"])
 def test_training_graph_is_the_publishers(made, name):
     opened = open_one(made(name), batch_norm="train")
@@ -141,7 +141,7 @@ def test_training_graph_is_the_publishers(made, name):
             np.testing.assert_allclose(value, want, atol=1e-6, err_msg=path)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_only_trainable_blocks_move_their_statistics(made):
     model = open_one(made("residual"), batch_norm="train").model
     *frozen, last = blocks_of(model)
@@ -155,7 +155,7 @@ def test_only_trainable_blocks_move_their_statistics(made):
     assert any("moving_mean" in path for path in moved)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_statistics_stay_fixed_by_default(made):
     model = open_one(made("residual")).model
     before = {v.path: v.numpy() for v in model.weights}
@@ -166,6 +166,7 @@ def test_statistics_stay_fixed_by_default(made):
     assert not any("moving" in path for path in moved)
 
 
+@pytest.mark.nightly
 def test_dropout_needs_to_be_asked_for_together_with_statistics(made):
     path = made("dropout_and_batchnorm")
     with pytest.raises(BackboneError, match="also draws random numbers.*backbone_dropout=True"):
@@ -177,6 +178,7 @@ def test_dropout_needs_to_be_asked_for_together_with_statistics(made):
     assert np.abs(model(x, training=True) - model(x, training=True)).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_dropout_of_a_transformer(made):
     model = open_one(made("transformer"), backbone_dropout=True).model
     x = keras.tree.map_structure(tf.constant, testing.sample_inputs(model, 4))
@@ -191,6 +193,7 @@ def test_training_graph_that_was_not_saved(made):
         open_one(made("weight_norm"), batch_norm="yes")
 
 
+@pytest.mark.slow
 def test_regularization_losses_follow_the_slice(made):
     model = open_one(made("plain_convnet")).model
     x = tf.constant(testing.sample_inputs(model, 2))
@@ -204,6 +207,7 @@ def test_regularization_losses_follow_the_slice(made):
     assert len(model.losses) == 1
 
 
+@pytest.mark.slow
 def test_outputs_are_chosen_by_name(made):
     path = made("transformer")
     sequence = open_savedmodel(path, output="sequence_output")
@@ -220,6 +224,7 @@ def test_outputs_are_chosen_by_name(made):
         open_savedmodel(made("signature_only"))
 
 
+@pytest.mark.slow
 def test_wrong_signature_lists_what_there_is(made):
     with pytest.raises(BackboneError, match="no signature 'serv'. Did you mean 'serve'.*serving_default"):
         open_savedmodel(made("keras3_export"), signature="serv")
@@ -232,6 +237,7 @@ def test_meta_graphs_are_chosen_by_tags(made):
         open_savedmodel(made("slim_tf1"), tags=["gpu"])
 
 
+@pytest.mark.slow
 def test_image_size_of_a_flexible_model(made):
     model = open_one(made("plain_convnet")).model
     assert model.input.shape == (None, None, None, 3)
@@ -241,8 +247,8 @@ def test_image_size_of_a_flexible_model(made):
         np.testing.assert_allclose(model(x), theirs(x, training=False), atol=1e-6)
 
 
+@pytest.mark.nightly
 @pytest.mark.process
-@pytest.mark.slow
 def test_keras_file_loads_in_a_fresh_process_that_only_imports_tfft(made, tmp_path):
     model = open_one(made("lookup")).model
     model.layers[-1].set_trainable_variables("none")
@@ -342,6 +348,7 @@ def test_what_is_no_savedmodel_says_so(tmp_path):
         open_savedmodel(tmp_path)
 
 
+@pytest.mark.slow
 def test_an_export_of_a_frozen_model_opens_frozen_and_can_be_unfrozen(tmp_path):
     model = savedmodels.convnet()
     model.trainable = False
@@ -353,6 +360,7 @@ def test_an_export_of_a_frozen_model_opens_frozen_and_can_be_unfrozen(tmp_path):
     assert {v.name for v in opened.model.trainable_weights} == {"head_conv.kernel", "head_bn.gamma", "head_bn.beta"}
 
 
+@pytest.mark.slow
 def test_damaged_weights_are_reported(made, tmp_path):
     import shutil
 

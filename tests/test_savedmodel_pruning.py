@@ -101,6 +101,8 @@ LEFT_OUT = {
 }
 
 
+@pytest.mark.representative("on_device", "tf1_reference_optimizer", "tf1_summaries", "tf1_input_pipeline")
+@pytest.mark.daily("adapt_step")
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 @pytest.mark.parametrize("make", LEFT_OUT, ids=lambda make: make.__name__)
 def test_it_opens_without_what_is_never_run(tmp_path, make):
@@ -122,6 +124,7 @@ def test_inputs_that_no_output_reads_are_named(tmp_path):
         load_backbone(tmp_path / "m")
 
 
+@pytest.mark.slow
 def test_what_was_left_out_is_not_in_the_process(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     hostile_models.with_step(tmp_path / "m", str(tmp_path / "target"))

@@ -43,6 +43,11 @@ ASKED = {
 }
 
 
+@pytest.mark.representative(
+    "predict", "predict dataset", "predict_on_batch", "evaluate", "call", "call with a tensor",
+    "inside another model",
+)  # fmt: skip
+@pytest.mark.daily("fit")
 @pytest.mark.parametrize("asked", ASKED)
 def test_scaled_pixels_are_refused(asked, model):
     before = model.get_weights()
@@ -52,6 +57,8 @@ def test_scaled_pixels_are_refused(asked, model):
     assert all(map(np.array_equal, before, model.get_weights()))
 
 
+@pytest.mark.representative("float64", "int32")
+@pytest.mark.daily("float32")
 @pytest.mark.parametrize("kind", ["float32", "float64", "int32"])
 def test_other_numbers_of_pixels_give_the_answers_of_bytes(kind, model):
     wanted = model.predict(PIXELS, verbose=0)
@@ -61,6 +68,7 @@ def test_other_numbers_of_pixels_give_the_answers_of_bytes(kind, model):
     assert np.isfinite(model.predict(np.ones_like(PIXELS), verbose=0)).all()  # dark, but bytes
 
 
+@pytest.mark.slow
 def test_a_model_that_was_saved_or_cloned_refuses_them_too(model, tmp_path):
     model.save(tmp_path / "model.keras")
     for other in (keras.models.load_model(tmp_path / "model.keras"), keras.models.clone_model(model)):
@@ -72,7 +80,7 @@ def test_a_model_that_was_saved_or_cloned_refuses_them_too(model, tmp_path):
             other.predict(PIXELS / 255, verbose=0)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_an_export_keeps_bytes_in_its_signature(model, tmp_path):
     export(model, tmp_path / "served" / "1")
     served = open_export(tmp_path / "served")

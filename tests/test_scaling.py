@@ -164,6 +164,7 @@ def test_factor_0_leaves_a_minus_zero_alone():
     assert same_bits(after[LOW], np.full((4, 5), -0.0, "float32"))
 
 
+@pytest.mark.daily("settings2-7")
 @pytest.mark.parametrize(
     ("settings", "steps"), [({"clipnorm": 0.05}, 3), ({"clipvalue": 0.01}, 3), ({"gradient_accumulation_steps": 3}, 7)]
 )
@@ -178,6 +179,7 @@ def test_clipping_and_collecting_come_before_scaling(settings, steps):
         assert not same_bits(first[path], start()[path])
 
 
+@pytest.mark.nightly
 def test_the_moving_average_can_be_swapped_in_and_out():
     model = make_model()
     optimizer = LayerwiseOptimizer(MAKERS["adam"](use_ema=True, ema_momentum=0.5), {LOW: 0, HIGH: 0.5})
@@ -193,7 +195,7 @@ def test_the_moving_average_can_be_swapped_in_and_out():
         without.fit(X, Y, verbose=0, callbacks=[callback])
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_under_xla():
     plain = moved(train(make_model(), MAKERS["adam"](), run_eagerly=False, jit_compile=True))
     scaled = moved(
@@ -220,6 +222,7 @@ def test_loss_scaling_goes_around():
 # ----------------------------------------------------------------------------------- it is like its inner one
 
 
+@pytest.mark.slow
 def test_variables_rate_and_steps_are_those_of_the_inner_one():
     plain, scaled = MAKERS["adam"](name="a"), LayerwiseOptimizer(MAKERS["adam"](name="a"), {LOW: 0.5})
     train(make_model(), plain, 3)
@@ -236,6 +239,7 @@ def test_variables_rate_and_steps_are_those_of_the_inner_one():
     assert scaled.optimizer.clipnorm == 2.0
 
 
+@pytest.mark.slow
 def test_reduce_on_plateau_sets_the_rate():
     model = make_model()
     model.compile(LayerwiseOptimizer(MAKERS["sgd"](), {LOW: 0.5}), loss="mse")
@@ -244,6 +248,7 @@ def test_reduce_on_plateau_sets_the_rate():
     assert history.history["learning_rate"][-1] == pytest.approx(RATE / 100)
 
 
+@pytest.mark.slow
 def test_schedules_are_read():
     schedule = keras.optimizers.schedules.PiecewiseConstantDecay([1], [RATE, 0.0])
     model = make_model()
@@ -312,6 +317,7 @@ def test_what_cannot_be_scaled_is_refused_by_name(optimizer, words):
         LayerwiseOptimizer(optimizer(), {})
 
 
+@pytest.mark.nightly
 def test_ftrl_and_adafactor_are_rightly_refused():
     """The half of the rate does not give the half of the update."""
     for kind, rate in ((keras.optimizers.Ftrl, 0.1), (keras.optimizers.Adafactor, 4.0)):
@@ -368,7 +374,7 @@ def test_phases_with_carried_slots_are_training_without_a_break(name):
     assert all(same_bits(whole[path], value) for path, value in values(model).items())
 
 
-@pytest.mark.representative("adam")
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", ["adam", "momentum", "rmsprop", "adamw"])
 def test_without_carrying_it_is_something_else(name):
     whole = train(make_model(), MAKERS[name](), 9)
@@ -378,6 +384,7 @@ def test_without_carrying_it_is_something_else(name):
     assert np.abs(whole[HIGH] - broken[HIGH]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_carrying_with_collected_gradients():
     settings = {"gradient_accumulation_steps": 2}
     whole = train(make_model(), MAKERS["adam"](**settings), 12)
@@ -413,6 +420,7 @@ def test_a_new_variable_starts_with_the_whole_step_beside_carried_ones(name):
     assert ages == {HIGH: 9, "high/bias": 9, "mid/kernel": 1, "mid/bias": 1}
 
 
+@pytest.mark.nightly
 def test_slots_without_ages_would_be_several_times_too_large():
     """Why the age is needed: the control of the test above."""
     model = make_model()
@@ -430,6 +438,7 @@ def test_slots_without_ages_would_be_several_times_too_large():
     assert steps[0] / steps[1] == pytest.approx(expected, rel=1e-2)
 
 
+@pytest.mark.slow
 def test_other_objects_of_the_same_path_and_shape_are_matched(tmp_path: pathlib.Path):
     model = make_model()
     train(model, MAKERS["adam"](), 3)

@@ -34,6 +34,9 @@ def test_cosine_rises_in_a_line_and_falls_as_a_cosine(steps, warmup):
     np.testing.assert_allclose(rates("cosine", steps, warmup), wanted, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.representative(
+    *(f"{n}-{warmup}-{name}" for n in (1, 5, 64) for warmup in (0.0, 0.99) for name in SCHEDULED)
+)
 @pytest.mark.parametrize("name", SCHEDULED)
 @pytest.mark.parametrize("warmup", [0.0, 0.1, 0.5, 0.99])
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 9, 10, 64])
@@ -49,6 +52,8 @@ def test_one_step_has_the_whole_rate(name):
     assert rates(name, 1, 0.5) == pytest.approx([PEAK])
 
 
+@pytest.mark.representative("constant", "slanted", "steps")
+@pytest.mark.daily("cosine", "linear", "one_cycle")
 @pytest.mark.parametrize("name", SCHEDULED)
 def test_it_rises_then_falls(name):
     found = rates(name, 200)
@@ -87,6 +92,7 @@ def test_slanted_is_the_formula_of_ulmfit():
     assert rates("slanted", steps) == pytest.approx(PEAK * (1 + p * (32 - 1)) / 32, rel=1e-5)
 
 
+@pytest.mark.nightly
 def test_steps_are_those_of_bit():
     found = rates("steps", 500, warmup=0.2)
     assert found[:100] == pytest.approx(PEAK * np.arange(1, 101) / 101, rel=1e-5)

@@ -62,6 +62,7 @@ def test_a_history_is_drawn_from_memory_and_from_its_file(tmp_path):
         plot_history(History())
 
 
+@pytest.mark.slow
 def test_a_bar_moves_in_a_terminal_and_a_notebook_and_not_in_a_file():
     import keras
 

@@ -102,6 +102,7 @@ def batch(examples, size=None, **options):
 # --- forms
 
 
+@pytest.mark.daily("as_palette-False", "as_colours-True")
 @pytest.mark.parametrize(
     ("form", "colours"),
     [
@@ -127,6 +128,7 @@ def test_every_form_of_a_mask_gives_the_same_classes(tmp_path, form, colours):
         np.testing.assert_array_equal(part.labels[:, 1:], counts)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("depth", [1, 2, 4])
 def test_palettes_of_few_bits_keep_their_values(tmp_path, depth):
     classes = (RNG.integers(0, min(2**depth, 9), (4, 8, 9))).astype(np.uint8)
@@ -141,6 +143,7 @@ def test_palettes_of_few_bits_keep_their_values(tmp_path, depth):
         np.testing.assert_array_equal(masks, pixels[..., 0])
 
 
+@pytest.mark.slow
 def test_black_and_white_masks_have_two_classes_unless_white_is_ignored(tmp_path):
     classes = RNG.integers(0, 2, (4, 8, 8)).astype(np.uint8) * 255
     write(tmp_path, classes)
@@ -155,6 +158,7 @@ def test_black_and_white_masks_have_two_classes_unless_white_is_ignored(tmp_path
     assert load_masks(tmp_path).class_names == ("background", "cell")
 
 
+@pytest.mark.nightly
 def test_classes_that_are_left_out_are_void_and_the_others_move_up(tmp_path):
     folder = write(tmp_path, np.where(CLASSES == VOID, 3, CLASSES))
     (folder / "classes.txt").write_text("ground\ntree\nwater\nunlabelled\n")
@@ -204,6 +208,7 @@ def test_bad_class_tables_are_refused_with_all_lines(tmp_path):
 # --- folders
 
 
+@pytest.mark.nightly
 def test_parts_of_a_folder_are_kept_and_stay_apart(tmp_path):
     names = [f"p{i}" for i in range(COUNT)]
     write(tmp_path / "train", CLASSES[:4], names=names[:4])
@@ -223,6 +228,7 @@ def test_parts_of_a_folder_are_kept_and_stay_apart(tmp_path):
     assert not reader.is_split(tmp_path / "train")
 
 
+@pytest.mark.slow
 def test_folders_with_parts_inside_and_lists_of_voc_are_read(tmp_path):
     for part, rows in (("train", CLASSES[:4]), ("val", CLASSES[4:])):
         write(tmp_path / part, rows)
@@ -283,7 +289,7 @@ def test_the_split_keeps_duplicates_together_and_every_class_in_training(tmp_pat
 # --- moving
 
 
-@pytest.mark.daily("None-pad", "changes1-crop", "changes2-stretch")
+@pytest.mark.daily("changes1-crop")
 @pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
 @pytest.mark.parametrize("changes", [None, Augmentation(flip=True), Augmentation(flip=True, crop=0.4)])
 def test_masks_move_with_their_pixels(tmp_path, resize, changes):
@@ -308,6 +314,7 @@ def test_masks_move_with_their_pixels(tmp_path, resize, changes):
     assert agree[inner].all()
 
 
+@pytest.mark.nightly
 def test_a_flip_is_exact(tmp_path):
     splits = load_masks(name_classes(write(tmp_path, CLASSES)))
     seen = []
@@ -348,6 +355,7 @@ def test_rand_is_refused(tmp_path):
 # --- examples
 
 
+@pytest.mark.slow
 def test_parts_fingerprints_and_labels(tmp_path):
     folder = name_classes(write(tmp_path, CLASSES))
     splits = load_masks(folder)
@@ -370,6 +378,7 @@ def test_parts_fingerprints_and_labels(tmp_path):
         splits.train.join(load_masks(folder).train)
 
 
+@pytest.mark.nightly
 def test_data_for_a_known_model_takes_its_numbers(tmp_path):
     folder = name_classes(write(tmp_path, CLASSES))
     examples = read_masks(folder, ["sky", "water", "tree", "ground"])
@@ -387,6 +396,7 @@ def test_data_for_a_known_model_takes_its_numbers(tmp_path):
         read_masks(folder, ["ground", "tree"])
 
 
+@pytest.mark.slow
 def test_data_without_a_class_table_is_read_for_a_model(tmp_path):
     folder = write(tmp_path / "a", RNG.integers(0, 2, (3, 8, 8)).astype(np.uint8) * 7)
     model = load_masks(folder).class_names
@@ -497,6 +507,7 @@ def test_soft_edges_are_recognised(tmp_path):
         load_masks(folder)
 
 
+@pytest.mark.slow
 def test_unusable_pictures_are_skipped_with_their_masks_or_refused(tmp_path):
     folder = spoiled(tmp_path)
     (folder / "images" / "p1.png").write_bytes(b"no picture")
@@ -524,7 +535,7 @@ def test_pictures_turned_by_exif_belong_to_upright_masks(tmp_path):
 # --- drawing
 
 
-def test_overlays_show_the_classes_and_leave_void_as_it_is(tmp_path):
+def test_overlays_show_the_classes_and_leave_void_as_it_is():
     photo, mask = picture(CLASSES[0]), CLASSES[0]
     drawn = overlay(photo, mask, 3, opacity=1.0)
     np.testing.assert_array_equal(drawn[mask == VOID], photo[mask == VOID])
@@ -538,6 +549,10 @@ def test_overlays_show_the_classes_and_leave_void_as_it_is(tmp_path):
     apart = np.linalg.norm(colours[:, None] - colours, axis=-1)
     assert apart[np.triu_indices(16, 1)].min() > 45  # of 442 between black and white
     assert legend(["road", "car"]) == {"road": "#4477aa", "car": "#ee6677"}
+
+
+@pytest.mark.nightly
+def test_previews_and_answers_are_drawn(tmp_path):
     splits = load_masks(name_classes(write(tmp_path, CLASSES)))
     reader = registry.task("semantic_segmentation").reader
     png, height, width = reader.preview(splits.train, spec(), augment=None, rows=2, columns=3, seed=0)

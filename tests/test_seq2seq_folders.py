@@ -35,6 +35,7 @@ def t5(request, tmp_path_factory):
     return folder, t5_models.write_folder(folder, TEXTS, **kind), kind
 
 
+@pytest.mark.slow
 def test_logits_of_t5_are_those_of_loops(t5):
     folder, tensors, kind = t5
     backbone = tfft.load_backbone(folder)
@@ -54,6 +55,7 @@ def test_logits_of_t5_are_those_of_loops(t5):
         np.testing.assert_allclose(found[row, : len(target)], expected, atol=2e-4 * np.abs(expected).max())
 
 
+@pytest.mark.daily("1.0")
 def test_t5_decodes_with_kept_keys_as_without(t5):
     folder, tensors, kind = t5
     model = tfft.build(tfft.load_backbone(folder, max_length=20), tfft.heads.text_to_text(), modality="text")
@@ -68,6 +70,7 @@ def test_t5_decodes_with_kept_keys_as_without(t5):
         assert written[1:] == [t for t in tokens[row].tolist() if t >= 0]
 
 
+@pytest.mark.daily("1.0")
 def test_t5_is_saved_with_its_vocabulary(t5, tmp_path):
     model = tfft.build(tfft.load_backbone(t5[0]), tfft.heads.text_to_text(), modality="text")
     model.save(tmp_path / "model.keras")
@@ -119,6 +122,7 @@ def test_weights_of_t5_that_are_missing_or_left_over_are_named(broken):
         tfft.load_backbone(folder)
 
 
+@pytest.mark.slow
 def test_a_vocabulary_of_another_t5_is_refused(broken):
     folder = broken()
     (folder / "spiece.model").write_bytes(t5_models.vocabulary([f"word{at} {at * 7919}" for at in range(2000)], 400))
@@ -135,6 +139,7 @@ def test_a_vocabulary_of_another_t5_is_refused(broken):
 # --- a frozen encoder
 
 
+@pytest.mark.daily("1.0")
 def test_outputs_of_a_frozen_encoder_replace_it(t5):
     splits = load_pairs(sentences(60))
     adapted = adapted_pairs(splits, tfft.load_backbone(t5[0], max_length=60))
@@ -221,6 +226,7 @@ def bart(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_weights_of_bart_are_those_of_the_folder(bart):
     backbone, tensors = tfft.load_backbone(bart), load_file(bart / "model.safetensors")
     assert [b.name for b in backbone.blocks] == ["embeddings", "encoder1", "encoder2", "decoder1", "decoder2"]
@@ -240,10 +246,8 @@ def test_a_bart_whose_stacks_differ_is_refused(bart, tmp_path):
         tfft.load_backbone(tmp_path / "other")
 
 
-@pytest.mark.daily("t5")
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.filterwarnings("ignore:The low-rank updates in")
-@pytest.mark.daily("t5")
 @pytest.mark.parametrize("kind", ["t5", "bart"])
 def test_a_folder_goes_the_whole_way(kind, tmp_path, bart):
     folder = tmp_path / "t5"

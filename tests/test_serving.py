@@ -52,6 +52,7 @@ def test_rows_and_columns_get_the_predictions_of_the_model(asked, texts):
     assert named["predictions"][0]["label"] == "bad"
 
 
+@pytest.mark.slow
 def test_bytes_are_base64(pictures):  # noqa: F811
     served = open_served(pictures / "served")
     client = client_of(served, "m")
@@ -99,6 +100,7 @@ def test_large_requests_are_refused_while_they_arrive(asked):
     assert "at most 33,554,432 bytes" in refused.json()["error"]
 
 
+@pytest.mark.slow
 def test_what_the_page_shows(texts, pictures, tmp_path):  # noqa: F811
     shown = predicted(texts, ("a good film",), tmp_path)
     assert list(shown.label) == ["good", "bad"]
@@ -149,7 +151,7 @@ def asked_page(client, function, value):
     return event.removeprefix("event: "), json.loads(data.removeprefix("data: "))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.process
 def test_a_browser_asks_the_page(address, pictures):  # noqa: F811
     with httpx.Client(base_url=address, timeout=60, transport=httpx.HTTPTransport(retries=20)) as client:

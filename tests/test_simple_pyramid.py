@@ -72,6 +72,7 @@ def test_the_last_tokens_become_maps_of_all_strides(tokens):
         np.testing.assert_allclose(found[8][row, column], wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_new_layers_train_with_the_head_and_the_backbone_stays():
     keras.utils.set_random_seed(0)
     model = tfft.build(transformer(), tfft.heads.object_detection(("cat",), width=8))

@@ -134,6 +134,7 @@ def test_a_model_without_variables_is_refused():
 # --- unfreeze ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_only_the_chosen_blocks_and_the_head_train(model):
     compiled(freezing.unfreeze(model, 1))
     before = [v.numpy() for v in model.weights]
@@ -144,6 +145,7 @@ def test_only_the_chosen_blocks_and_the_head_train(model):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_batch_norm_of_a_trainable_block_is_fixed_unless_asked(model):
     compiled(freezing.unfreeze(model, 1, batch_norm="train"))
     before = [v.numpy() for v in model.weights]
@@ -166,6 +168,7 @@ def test_unfreeze_after_a_fit_takes_effect_without_compile(model):
     assert audit.report.trainable == 2
 
 
+@pytest.mark.nightly
 def test_recompiling_keeps_settings_and_losses_that_cannot_be_saved(model):
     schedule = keras.optimizers.schedules.CosineDecay(0.02, 100)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -181,6 +184,7 @@ def test_recompiling_keeps_settings_and_losses_that_cannot_be_saved(model):
     assert set(model.history.history) == {"accuracy", "loss"}
 
 
+@pytest.mark.nightly
 def test_a_model_that_cannot_be_recompiled_asks_for_compile(model):
     class Own(keras.Model):
         def compile(self, rate):
@@ -197,6 +201,7 @@ def test_a_model_that_cannot_be_recompiled_asks_for_compile(model):
         fit(own)
 
 
+@pytest.mark.slow
 def test_the_choice_survives_saving(model, tmp_path):
     freezing.unfreeze(model, 2)
     model.save(tmp_path / "m.keras")
@@ -215,6 +220,7 @@ def test_a_backbone_frozen_by_hand_is_opened(model, tmp_path):
     assert trained(keras.saving.load_model(tmp_path / "m.keras")) == {"block2_dw", "block2_project", "logits"}
 
 
+@pytest.mark.nightly
 def test_norm_trains_normalization_only_and_survives_saving(model, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -227,6 +233,7 @@ def test_norm_trains_normalization_only_and_survives_saving(model, tmp_path):
         fit(model)
 
 
+@pytest.mark.nightly
 def test_bias_trains_biases_only_and_says_that_a_file_loses_it(model, tmp_path):
     with pytest.warns(UserWarning, match=r"Keras does not store this.*call tfft.unfreeze\(model, 'bias'\) again"):
         freezing.unfreeze(model, "bias")
@@ -300,6 +307,7 @@ def test_describe_follows_the_batch_norm_mode(model):
 # --- audit -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_audit_catches_a_freeze_that_keras_ignores(model):
     fit(compiled(model))
     model.get_layer("backbone").trainable = False  # no compile: Keras goes on training it
@@ -310,6 +318,7 @@ def test_audit_catches_a_freeze_that_keras_ignores(model):
     assert "logits/kernel" not in audit.report.frozen_moved
 
 
+@pytest.mark.slow
 def test_audit_catches_an_unfreeze_that_keras_ignores(model):
     fit(compiled(freezing.freeze(model)))
     model.get_layer("backbone").get_layer("block1_project").trainable = True
@@ -318,6 +327,7 @@ def test_audit_catches_an_unfreeze_that_keras_ignores(model):
             fit(model)
 
 
+@pytest.mark.nightly
 def test_audit_lets_statistics_of_trainable_layers_move_but_not_of_frozen_ones(model):
     compiled(freezing.unfreeze(model, 1, batch_norm="train"))
     with freezing.audit(model) as audit:
@@ -385,7 +395,6 @@ def leaves(model):
 
 
 @pytest.mark.daily("none-expected2")
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("blocks", "expected"),
     [
@@ -408,6 +417,7 @@ def test_blocks_of_a_savedmodel_train_as_chosen_and_stay_so(savedmodel, tmp_path
     assert [v.path for v in loaded.trainable_weights] == [v.path for v in model.trainable_weights]
 
 
+@pytest.mark.slow
 def test_a_savedmodel_tells_its_rows(savedmodel):
     told = freezing.describe(freezing.unfreeze(opened(savedmodel), 2))
     assert [row.block for row in told.rows] == ["stem", "block0", "block1", "block2", "head", "logits"]
@@ -417,6 +427,7 @@ def test_a_savedmodel_tells_its_rows(savedmodel):
     assert told.rows[0].output == (None, 16, 16, 4)
 
 
+@pytest.mark.nightly
 def test_statistics_of_a_savedmodel_opened_for_training_move(savedmodel):
     model = freezing.unfreeze(opened(savedmodel, batch_norm="train"), 1)
     with freezing.audit(model) as audit:

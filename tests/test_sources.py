@@ -296,6 +296,7 @@ def server(tiny, tmp_path, monkeypatch):
         running.shutdown()
 
 
+@pytest.mark.slow
 def test_a_download_lands_in_the_hub_cache(server, tiny):
     folder = HubAddress().fetch(f"{server}/publisher/model/1")
     assert folder == hub_cache_entry(f"{server}/publisher/model/1")
@@ -414,6 +415,7 @@ def test_wrong_arguments_are_reported_together(tiny):
             load_backbone(tiny, input_range=bad)
 
 
+@pytest.mark.slow
 def test_a_fixed_size_is_kept(tmp_path):
     folder = save(tmp_path / "fixed", [None, 48, 32, 1])
     spec = load_backbone(folder).input_spec

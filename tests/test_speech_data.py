@@ -26,6 +26,7 @@ def splits(data, tmp_path_factory):
     return load_voice(data, store=tmp_path_factory.mktemp("store") / "files.sqlite")
 
 
+@pytest.mark.slow
 def test_splits_of_a_folder(splits, data):
     assert splits.class_names == ("<begin>", "<end>", *LETTERS)
     assert set(splits.train.texts).isdisjoint(splits.validation.texts)
@@ -42,6 +43,7 @@ def test_splits_of_a_folder(splits, data):
     assert "durations learned by an aligner" in str(splits.report)
 
 
+@pytest.mark.slow
 def test_batches_are_padded_and_repeatable(splits):
     first, again = (list(tfft.data.to_dataset(splits.train, batch_size=8, shuffle=True, seed=3)) for _ in range(2))
     assert sum(len(labels) for _, labels in first) == len(splits.train)

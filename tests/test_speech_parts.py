@@ -72,6 +72,7 @@ def test_griffin_lim_equals_a_numpy_loop(momentum):
     np.testing.assert_allclose(found, expected, atol=2e-3 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 def test_griffin_lim_restores_a_tone_and_rows_are_independent():
     waves = [tones("ab"), tones("cdea")]
     mels = [log_mel_frames(tf.constant(wave[None]), SPEC).numpy()[0] for wave in waves]

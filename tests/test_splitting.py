@@ -103,7 +103,7 @@ def test_copies_stay_on_one_side(tmp_path):
             assert names[copy.first].replace("again", "") == names[copy.second].replace("again", "")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_run_writes_its_split_and_another_takes_it(tmp_path):
     root = clean_pictures(tmp_path / "photos")
     common = {"plan": "linear_probe", "export_to": False, "cache": "memory", "verbose": False}

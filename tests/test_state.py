@@ -64,6 +64,7 @@ def draws():
     return [random.random(), random.gauss(0, 1), np.random.normal(), *[np.array(t).tobytes() for t in tensors]]
 
 
+@pytest.mark.nightly
 def test_training_goes_on_from_a_state_as_if_it_had_not_been_left():
     model = network()
     model.fit(batches(), epochs=2, verbose=0, shuffle=False)
@@ -81,6 +82,7 @@ def test_training_goes_on_from_a_state_as_if_it_had_not_been_left():
     assert [int(layer.calls) for layer in other.layers if isinstance(layer, Noise)] == [16]
 
 
+@pytest.mark.nightly
 def test_each_kind_of_state_matters():
     """Where one is wrong the weights come out differently: the test above would notice."""
     model = network()
@@ -108,6 +110,7 @@ def test_only_what_may_move_is_held_unless_everything_is_asked_for():
     assert len(collect(model, everything=True)[1]["weights"]["held"]) == len(model.weights)
 
 
+@pytest.mark.daily("mixed_float16")
 @pytest.mark.parametrize("policy", ["mixed_float16", "bfloat16"])
 def test_half_precision_and_the_scale_of_the_loss_come_back(policy):
     keras.config.set_dtype_policy(policy)
@@ -141,6 +144,7 @@ def test_a_state_of_another_model_is_refused_with_all_that_differs():
         restore(keras.Sequential([keras.Input((6,)), keras.layers.Dense(2)]), arrays, state, optimizer=False)
 
 
+@pytest.mark.daily("inf")
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_numbers_that_are_not_finite_are_found(value):
     model = network()
@@ -280,6 +284,7 @@ def test_what_cannot_be_kept_is_said():
     ]
 
 
+@pytest.mark.daily("True")
 @pytest.mark.parametrize("scaled", [True, False])
 def test_an_optimizer_of_an_earlier_phase_is_made_again_with_its_slots(scaled):
     model = network(optimizer="sgd")

@@ -47,8 +47,7 @@ def tiny_regression(head):
     return keras.Model(inputs, head.attach(inputs))
 
 
-@pytest.mark.daily("linear_probe", "full")
-@pytest.mark.slow
+@pytest.mark.daily("linear_probe")
 @pytest.mark.parametrize("plan", ["linear_probe", "lp_ft", "full", "gradual"])
 def test_prices_are_learned_with_every_plan(plan):
     settings = {} if plan == "linear_probe" else {"epochs": 20, "learning_rate": (1e-2, 1e-2)}
@@ -59,7 +58,7 @@ def test_prices_are_learned_with_every_plan(plan):
     assert 250_000 < float(np.mean(run.model.predict(pictures()[0], verbose=0))) < 350_000
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_unit_of_the_targets_changes_nothing():
     settings = {
         "plan": "full",

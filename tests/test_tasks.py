@@ -32,6 +32,7 @@ def ordinal():
     remove()
 
 
+@pytest.mark.nightly
 def test_a_task_from_outside_keeps_the_contract(ordinal):
     contract = testing.check_task(ordinal, GRADES)
     assert {"registered", "loss falls", "serving agrees with the metric", "config keeps the head"} <= set(
@@ -108,17 +109,11 @@ def test_a_task_from_outside_reads_labels_and_changes_plans(ordinal):
 # --- the tasks of tfft
 
 
-SLOW = {"speech_synthesis", "text_to_text", "transcription"}
 UNSCORED = {"speech_synthesis", "text_to_text"}  # what they serve has no metric of training
 
 
-def _with_marks(name):
-    """Heads on pyramids have decoders, and those of sequences search, which takes seconds."""
-    slow = name in SLOW or registry.task(name).feature_level == "pyramid"
-    return pytest.param(name, marks=pytest.mark.slow if slow else ())
-
-
-@pytest.mark.parametrize("name", [_with_marks(name) for name in registry.task_names()])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", registry.task_names())
 def test_every_task_keeps_the_contract(name):
     names = ("O", "B-a") if name == "binary" else ("O", "B-a", "B-b")
     contract = testing.check_task(name, names)
@@ -126,6 +121,7 @@ def test_every_task_keeps_the_contract(name):
     assert ("serving agrees with the metric" in contract.passed) == (name not in UNSCORED)
 
 
+@pytest.mark.nightly
 def test_a_task_that_breaks_its_promises_is_named():
     class Broken(type(registry.task("classification"))):
         name = "broken"
@@ -201,6 +197,7 @@ def test_a_score_follows_the_metric_and_its_direction():
     assert selection_score({"loss": 1.0, "sparse_categorical_accuracy": 0.5}) == (0.5, -1.0)
 
 
+@pytest.mark.daily("lower-3")
 @pytest.mark.parametrize(("better", "best"), [("higher", 2), ("lower", 3)])
 def test_the_head_says_which_epoch_is_the_best(ordinal, better, best):
     """The metric is scripted: epoch 2 has the highest value, epoch 3 the lowest; loss and accuracy say otherwise."""

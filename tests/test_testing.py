@@ -15,6 +15,7 @@ from tfft.exporting import export
 from tfft.tasks.classification.head import ClassificationHead
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     "head",
     [
@@ -39,6 +40,7 @@ class _Upside(ClassificationHead):
         return super().postprocess(-tf.convert_to_tensor(logits))
 
 
+@pytest.mark.slow
 def test_a_head_that_serves_something_else_is_found():
     with pytest.raises(testing.ContractError, match="serving agrees with the metric: AssertionError: served accuracy"):
         testing.check_head(_Upside("classification", ("a", "b", "c"), 3, dropout=0.0))

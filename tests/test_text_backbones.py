@@ -28,6 +28,7 @@ def model(folder):
 TEXTS = np.array(["the film is good", "Café, ZÜRICH!", "", "你好 x", "nothing known xx 😀", "very " * 60], object)
 
 
+@pytest.mark.slow
 def test_pieces_are_those_of_hugging_face(folder):
     tokenizers = pytest.importorskip("tokenizers")
     theirs = tokenizers.BertWordPieceTokenizer(str(folder / "vocab.txt"), lowercase=True)
@@ -38,6 +39,7 @@ def test_pieces_are_those_of_hugging_face(folder):
     assert WORDS[ours["token_ids"][1, 1]] == "cafe"  # without its accent
 
 
+@pytest.mark.slow
 def test_a_batch_is_as_long_as_its_longest_text(folder):
     backbone = tfft.load_backbone(folder, max_length=16)
     assert backbone.tokenizer(tf.constant(["good film"]))["token_ids"].shape == (1, 4)
@@ -46,7 +48,7 @@ def test_a_batch_is_as_long_as_its_longest_text(folder):
     assert "At most 16 pieces of a text are read, of 32" in backbone.notes[0]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_padding_changes_nothing(model):
     together = model.predict(TEXTS, verbose=0)
     alone = np.concatenate([model.predict(TEXTS[i : i + 1], verbose=0) for i in range(len(TEXTS))])
@@ -119,6 +121,7 @@ def test_pairs_reach_the_model_as_two_segments(folder):
     assert model.get_layer("tokens")([tf.constant(one), tf.constant(other)])["segment_ids"].numpy().max() == 1
 
 
+@pytest.mark.nightly
 def test_lora_starts_as_the_model_it_changes(model):
     before = model.predict(TEXTS, verbose=0)
     tfft.unfreeze(model, 1)
@@ -154,6 +157,7 @@ def test_the_packaged_model_says_how_it_is_installed(monkeypatch):
         tfft.load_backbone("minilm")
 
 
+@pytest.mark.slow
 def test_texts_for_images_and_images_for_texts(folder):
     texts, labels = reviews()
     with pytest.raises(

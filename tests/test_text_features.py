@@ -139,6 +139,8 @@ def test_rows_come_padded_to_the_longest_of_those_asked_for():
 # --- a model in two ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.representative("False-none", "False-1")
+@pytest.mark.daily("False-2")
 @pytest.mark.parametrize("last", ["none", 1, 2])
 @pytest.mark.parametrize("pair", [False, True])
 def test_the_suffix_goes_on_where_the_prefix_ends(last, pair):
@@ -177,6 +179,7 @@ def test_dropout_in_what_is_frozen_is_refused_by_split(model):
 # --- computed by length, kept without padding --------------------------------------------------------------------
 
 
+@pytest.mark.daily("array", "dataset")
 @pytest.mark.parametrize("data", ["array", "list", "dataset", "no labels"])
 def test_each_text_has_its_own_features(data, parts, narrow):
     dataset = tf.data.Dataset.from_tensor_slices((TEXTS.astype(str), LABELS)).batch(5)
@@ -212,6 +215,7 @@ def test_texts_of_similar_length_are_computed_together(parts, narrow):
     assert first == sorted(first, reverse=True)
 
 
+@pytest.mark.nightly
 def test_pairs_of_texts(narrow):
     model = made(pair=True)
     prefix, suffix = features.split_frozen(model)
@@ -224,6 +228,7 @@ def test_pairs_of_texts(narrow):
     assert not np.array_equal(found.parts[1].values, other.parts[1].values)
 
 
+@pytest.mark.nightly
 def test_litert_gives_the_same(parts, narrow):
     pytest.importorskip("ai_edge_litert")
     found = get(parts[0], engine="litert", batch_size=2)
@@ -232,6 +237,7 @@ def test_litert_gives_the_same(parts, narrow):
     assert get(parts[0]).notes == ("TensorFlow computed the features: encoders of texts are no faster with LiteRT.",)
 
 
+@pytest.mark.slow
 def test_a_plan_is_for_texts_of_mean_length(model):
     plan = tools.plan_cut(model, (TEXTS, LABELS), 3, batch_size=8, measure=1e9)
     assert (plan.choice, plan.cuts[0].block, plan.cuts[0].refused) == ("layer_0", "(pieces)", "only pieces")
@@ -249,6 +255,7 @@ def test_half_precision(parts):
     assert all(t.dtype in (tf.float32, tf.int32) for t in x)
 
 
+@pytest.mark.slow
 def test_beyond_memory_they_are_in_a_file(parts, narrow, monkeypatch):
     monkeypatch.setattr(spill, "LIMIT", 500)
     found = get(parts[0], batch_size=2)
@@ -256,6 +263,7 @@ def test_beyond_memory_they_are_in_a_file(parts, narrow, monkeypatch):
     check_rows(found, parts[0])
 
 
+@pytest.mark.slow
 def test_a_solved_head_takes_one_row_per_text():
     model = made("none")
     prefix, _ = features.split_head(model)
@@ -270,6 +278,7 @@ def test_a_solved_head_takes_one_row_per_text():
 # --- on disk -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_found_again_on_disk(parts, narrow, tmp_path):
     first = get(parts[0], cache=tmp_path, batch_size=2)
     again = get(features.split_frozen(made())[0], cache=tmp_path)  # opened again: other names, the same values
@@ -287,6 +296,7 @@ def test_kept_in_memory(parts):
     features.clear_caches()
 
 
+@pytest.mark.daily("lengths.bin")
 @pytest.mark.parametrize("name", ["lengths.bin", "features_0.bin", "features_1.bin"])
 def test_a_damaged_file_is_made_again(name, parts, tmp_path):
     get(parts[0], cache=tmp_path)
@@ -324,7 +334,7 @@ def test_other_texts_pairs_and_tokenizers_are_others(parts, tmp_path):
     assert not found(prefix, {"text": TEXTS[::-1], "text_pair": TEXTS})
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_another_vocabulary_is_another_tokenizer(tmp_path):
     keras_hub = pytest.importorskip("keras_hub")
 
@@ -392,6 +402,7 @@ def test_cached_and_uncached_training_give_the_same_weights(uncached, narrow):
         assert a["val_loss"] == pytest.approx(b["val_loss"], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_batches_of_texts_of_similar_length_are_the_same_ones(parts):
     found, lengths = get(parts[0]), np.array([len(t.encode()) for t in TEXTS])
     texts = tf.constant(TEXTS)
@@ -412,7 +423,7 @@ def test_the_comparison_can_fail(uncached):
     assert max(np.abs(a - b).max() for a, b in zip(other, uncached[0], strict=True)) > 1e-3
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_what_is_frozen_runs_without_its_dropout_and_it_is_said():
     history = run(made(dropout=0.5), [Phase("fine-tune", 1, 1, 1e-2)], cached=True)
     assert history.notes == (
@@ -420,6 +431,7 @@ def test_what_is_frozen_runs_without_its_dropout_and_it_is_said():
     )
 
 
+@pytest.mark.slow
 def test_statistics_that_move_are_not_cached():
     model = made(norm=0)
     statistics = next(layer for layer in model._flatten_layers() if layer.name == "layer_0_statistics")
@@ -430,11 +442,13 @@ def test_statistics_that_move_are_not_cached():
     assert "statistics move" in build_suffix(model, SOURCE, None, verbose=False)
 
 
+@pytest.mark.slow
 def test_a_model_that_looks_at_padding_is_trained_whole():
     why = build_suffix(made(see_padding=True), SOURCE, None, verbose=False)
     assert "looks at the padding behind the end of a text" in why
 
 
+@pytest.mark.slow
 def test_features_that_would_fill_the_disk_are_not_kept(monkeypatch, tmp_path):
     monkeypatch.setattr("tfft.training.suffix._SHARE_OF_DISK", 1e-12)
     why = build_suffix(made(), FeatureSource((TEXTS, LABELS), cache=tmp_path), None, verbose=False)
@@ -462,6 +476,7 @@ def test_a_result_that_is_as_wide_as_it_is_long_is_refused(model):
         get(keras.Model(model.input, [L.Dot(-1)([x, x]), pieces["mask"]]))
 
 
+@pytest.mark.slow
 def test_a_head_for_each_piece_is_not_solved():
     model = made("none")
     hidden = model.get_layer("backbone")(model.get_layer("tokens")(model.input))

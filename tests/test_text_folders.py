@@ -40,6 +40,7 @@ def whole(folder, model, **more):
     (folder / "tokenizer.json").write_text(json.dumps({"version": "1.0", "model": model, **more}))
 
 
+@pytest.mark.daily("True")
 @pytest.mark.parametrize("lowercase", [True, False])
 def test_a_vocabulary_in_tokenizer_json_is_the_same(bert, lowercase):
     (bert / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": lowercase}))
@@ -55,6 +56,7 @@ def test_a_vocabulary_in_tokenizer_json_is_the_same(bert, lowercase):
     assert sorted(path.name for path in bert.iterdir()) == before  # nothing is written into a folder of others
 
 
+@pytest.mark.nightly
 def test_what_the_settings_say_goes_before_the_normaliser(bert):
     (bert / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": True, "strip_accents": False}))
     known = said(bert)
@@ -96,7 +98,7 @@ def test_the_token_type_of_roberta_is_not_left_out(tmp_path):
     assert np.abs(found[1] - without[1]).max() > 0.1
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_byte_pairs_in_tokenizer_json_are_the_same(tmp_path):
     folder, pairs = roberta(tmp_path / "roberta")
     known = said(folder)
@@ -124,7 +126,7 @@ def test_vocabularies_that_cannot_be_read(bert, content, says):
         tfft.load_backbone(bert)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_links_in_a_folder_are_followed(bert, tmp_path):
     """Caches of the hub hold links to files elsewhere."""
     known = said(bert)

@@ -119,6 +119,7 @@ def test_json_lines_and_python(run, tmp_path):
         write_predictions(table, [], tmp_path / "missing" / "out.csv")
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

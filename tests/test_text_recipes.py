@@ -153,7 +153,7 @@ def test_settings_of_texts_that_cannot_be_used(place):
         tfft.finetune(place / "bert", place / "reviews.jsonl", task="regresion", pooling="sum", max_length=1)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_command_line_trains_predicts_and_measures(place, tmp_path, capsys):
     out = tmp_path / "run"
     arguments = ["train", str(place / "reviews.jsonl"), "--text", "review", "--label", "stars", "--epochs", "1",

@@ -192,6 +192,7 @@ def test_long_pairs_are_skipped_with_their_place(adapted):
 # --- tokens and batches
 
 
+@pytest.mark.slow
 def test_texts_survive_the_vocabulary(adapted):
     tokenizer = adapted.backbone.pair_tokenizer
     texts = ["über öde", "你好，世界", "emoji 😀", "one two"]
@@ -286,6 +287,7 @@ def search(model, source, beams=1, penalty=0.6, stepper=None, most=12):
     return tokens.numpy(), scores.numpy()
 
 
+@pytest.mark.nightly
 def test_cached_decoding_equals_recomputing(model, batch):
     source = batch[0]["source"]
     for beams in (1, 3):
@@ -295,6 +297,7 @@ def test_cached_decoding_equals_recomputing(model, batch):
         np.testing.assert_allclose(scores, expected, rtol=1e-4)
 
 
+@pytest.mark.nightly
 def test_greedy_decoding_against_a_loop(model, batch):
     source = batch[0]["source"][:3]
     tokens, scores = search(model, source)
@@ -312,6 +315,7 @@ def test_greedy_decoding_against_a_loop(model, batch):
         assert scores[row] == pytest.approx(total, rel=1e-4)
 
 
+@pytest.mark.nightly
 def test_beams_find_more_probable_texts(model, batch):
     source = batch[0]["source"]
     _, greedy = search(model, source, 1, 0.0)
@@ -320,7 +324,7 @@ def test_beams_find_more_probable_texts(model, batch):
     assert float(length_penalty(7, 0.6)) == pytest.approx(2**0.6)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_served_model_decodes(model):
     texts = tf.constant(sentences(3, seed=5)[0])
     serving = serving_functions(model)
@@ -375,6 +379,7 @@ def test_scores_and_floors():
     assert nearest_targets(["a red car", "a dog"], ["Auto", "Hund"], ["the DOG", "red"]) == ["Hund", "Auto"]
 
 
+@pytest.mark.nightly
 def test_task_contract():
     print(tfft.testing.check_task("text_to_text", units=3))
 
@@ -403,6 +408,7 @@ def bart(tmp_path_factory):
     return folder, network
 
 
+@pytest.mark.slow
 def test_bart_is_a_chain_with_the_outputs_of_keras_hub(bart):
     import keras_hub
 
@@ -502,7 +508,7 @@ def test_a_stopped_run_resumes_to_the_same_weights(tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_commands_train_evaluate_and_predict(tmp_path, capsys):
     from tfft.cli import main
 

@@ -29,9 +29,8 @@ def ops_of(model):
     return {node.op for g in graphs for nodes in [g.node, *(f.node_def for f in g.library.function)] for node in nodes}
 
 
-@pytest.mark.parametrize(
-    "name", ["loop", "loop_of_references", pytest.param("nested", marks=pytest.mark.slow), "phase"]
-)
+@pytest.mark.daily("loop", "loop_of_references", "phase")
+@pytest.mark.parametrize("name", ["loop", "loop_of_references", "nested", "phase"])
 def test_loops_and_conditions_of_tf1_compute_the_same_and_train(tmp_path, name):
     opened, original = opened_and_original(tmp_path, getattr(tf1_models, name))
     model = opened.model
@@ -49,6 +48,7 @@ def test_loops_and_conditions_of_tf1_compute_the_same_and_train(tmp_path, name):
     assert all(np.abs(a - b).max() > 0 for a, b in zip(before, again.get_weights(), strict=True))
 
 
+@pytest.mark.slow
 def test_gradients_of_a_loop_are_right(tmp_path):
     model = opened_and_original(tmp_path, tf1_models.loop)[0].model
     x = tf.constant(inputs_like(model))
@@ -64,6 +64,7 @@ def test_gradients_of_a_loop_are_right(tmp_path):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_loop_that_cannot_be_differentiated_is_frozen_for_good(tmp_path):
     opened, original = opened_and_original(tmp_path, tf1_models.recurrent)
     x = inputs_like(opened.model)
@@ -87,7 +88,7 @@ def test_a_table_that_is_a_node_travels_with_the_layer(tmp_path):
     np.testing.assert_array_equal(model(words), model.variables[0].numpy()[[2, 1, 0]])
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_table_of_tf1_works_in_a_fresh_process(tmp_path):
     model = opened_and_original(tmp_path, tf1_models.table)[0].model
     model.save(tmp_path / "m.keras")

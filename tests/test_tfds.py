@@ -69,6 +69,7 @@ def paths(folder, pattern="*/*/*"):
 # --- files -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_pictures_are_written_as_they_are_stored(monkeypatch):
     place = store(squares(), train=pictures(9), test=pictures(3, start=50))
     stored = {bytes(image) for image in _stored(place)}
@@ -95,6 +96,7 @@ def _stored(place):
     return [example["image"] for example in dataset.as_numpy_iterator()]
 
 
+@pytest.mark.slow
 def test_a_copy_that_is_damaged_or_of_other_data_is_made_anew():
     place = store(squares(), train=pictures(6))
     first = local_copy(place).source
@@ -126,6 +128,7 @@ def test_what_fails_half_way_leaves_nothing(monkeypatch):
 HOSTILE = ["../../evil", "..", ".", "/tmp/evil", "a/b", "con", ".hidden", "x" * 300, "Ab", "aB", "tail.", "Thumbs.db"]
 
 
+@pytest.mark.slow
 def test_hostile_names_stay_inside(tmp_path):
     rows = [{"image": picture((i, i, i), i), "label": i % len(HOSTILE)} for i in range(2 * len(HOSTILE))]
     copy = local_copy(store(squares(HOSTILE), train=rows))
@@ -147,6 +150,7 @@ def test_hostile_names_stay_inside(tmp_path):
     assert safe_name("\u00e9" * 200) != safe_name("\u00e9" * 201)
 
 
+@pytest.mark.slow
 def test_several_labels_and_numbers_become_tables():
     features = {"image": F.Image(shape=(None, None, 3)), "tags": F.Sequence(F.ClassLabel(names=["round", "big"]))}
     rows = [{"image": picture((i * 9, 9, 9), i), "tags": [[0], [1], [0, 1], []][i % 4]} for i in range(12)]
@@ -164,6 +168,7 @@ def test_several_labels_and_numbers_become_tables():
     assert (data.task, len(data.splits.train), len(data.splits.validation)) == ("regression", 8, 2)
 
 
+@pytest.mark.slow
 def test_texts_become_json_lines():
     features = {"review": {"body": F.Text(), "head": F.Text()}, "label": F.ClassLabel(names=["bad", "good"])}
     rows = [{"review": {"body": f"n\u00e9 {i}\u2028", "head": f"h{i}"}, "label": [-1, 0, 1][i % 3]} for i in range(12)]
@@ -242,6 +247,7 @@ def test_it_says_what_there_is_where_it_is_not_clear():
         local_copy(store(deep, "deep", train=[{"image": np.zeros((4, 4, 1), np.uint16), "label": 0}]))
 
 
+@pytest.mark.slow
 def test_splits():
     place = store(squares(), train=pictures(9), validation=pictures(6, start=60), extra=pictures(3))
     data = load_run_data(place, RunConfig())
@@ -351,6 +357,7 @@ def test_classes_with_slashes_are_learned_and_measured(tmp_path):
         assert tfft.evaluate(run.model, dataset).accuracy == run.final_scores.accuracy
 
 
+@pytest.mark.nightly
 def test_check_by_name(capsys):
     rows = pictures(30)
     place = store(squares(), train=[*rows, rows[0]], validation=[rows[1], *pictures(29, start=90)])

@@ -45,6 +45,7 @@ def test_the_best_cutoff_is_that_of_trying_all(goal):
     assert found == pytest.approx(wanted)
 
 
+@pytest.mark.slow
 def test_rare_labels_get_lower_thresholds_and_all_answers_use_them(tmp_path):
     model = linear_model(tfft.heads.multilabel(["rare", "common"]), 1.0)
     known, other = rare_labels(), rare_labels(seed=1)
@@ -67,6 +68,7 @@ def test_rare_labels_get_lower_thresholds_and_all_answers_use_them(tmp_path):
     assert expected[:, 0].sum() > (served["probabilities"].numpy() > 0.5)[:, 0].sum()
 
 
+@pytest.mark.representative("classification-precision>=0.8-0", "classification-recall>=0.9-1")
 @pytest.mark.parametrize(("goal", "place"), [("precision>=0.8", 0), ("recall>=0.9", 1)])
 @pytest.mark.parametrize("head", [tfft.heads.binary, tfft.heads.classification])
 def test_goals_are_met_on_other_examples_and_change_the_label(head, goal, place):

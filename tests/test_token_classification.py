@@ -134,8 +134,7 @@ def sentence_piece():
     return tagging_models.tokenizing(preprocessor, 24, ("token_ids", "padding_mask")), "apart"
 
 
-@pytest.mark.daily("sentence_piece")
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("make", [word_piece, byte_pair, sentence_piece])
 def test_words_are_found_and_the_pieces_are_those_of_the_whole_sentence(make):
     plain, blank = make()
@@ -169,7 +168,7 @@ def test_words_are_found_and_the_pieces_are_those_of_the_whole_sentence(make):
     assert (starts[3] == -2).any()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_words_that_leave_no_piece_or_are_cut_off_are_not_seen_and_rare_blanks_belong_to_a_word():
     layer = TokenizeWords.of(tagging_models.bert(8, length=8).tokenizer)
     texts = tf.constant(["a \x01 b", "kado kado kado kado", "a\u00a0b c\v\fd", "\x01"])
@@ -438,6 +437,7 @@ def as_dataset(names, true, given, batch=2):
     return dataset.padded_batch(batch, padding_values=(np.float32(0), -1)).apply(count)
 
 
+@pytest.mark.slow
 def test_scores_are_those_counted_by_hand():
     names = ["O", "B-A", "I-A", "B-B"]
     true = ["B-A I-A O B-B", "B-A O", "O - B-B", "O"]
@@ -636,6 +636,7 @@ def test_what_is_no_tagged_data_is_refused(tmp_path):
         load_tagged(tmp_path / "latin.txt")
 
 
+@pytest.mark.slow
 def test_a_dataset_has_the_width_of_its_batch_and_an_order_that_repeats():
     sentences = [["a"], ["b", "c", "d"], ["e", "f"], ["g"], ["h", "i"]]
     labels = np.full((5, 3), -1, np.int32)

@@ -50,7 +50,7 @@ def test_event_files_have_settings_each_epoch_and_scores(tmp_path):
     assert b"| seed | 0 |" in found["settings"][0].item()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_tracker_that_fails_does_not_stop_the_training(tmp_path, monkeypatch):
     class Broken:
         def __init__(self, folder, settings):

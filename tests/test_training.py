@@ -39,6 +39,7 @@ def stripes(n=64, seed=0, batch=16):
 PHASES = (Phase("frozen", "none", 3, 1e-2), Phase("fine-tune", 1, 4, 1e-2))
 
 
+@pytest.mark.slow
 def test_two_phases_train_what_they_name_and_learn():
     model, seen = network(), []
     before = {v.path: v.numpy() for v in model.weights}
@@ -63,6 +64,7 @@ def test_two_phases_train_what_they_name_and_learn():
     assert again["loss"] == pytest.approx(best["val_loss"], rel=1e-4)
 
 
+@pytest.mark.nightly
 def test_labels_that_carry_nothing_are_not_learned():
     def noise(seed):
         labels = np.random.default_rng(seed).integers(0, 2, 128).astype("int32")
@@ -84,6 +86,7 @@ def test_the_same_seed_gives_the_same_weights():
     assert not np.array_equal(weights[0][-2], weights[2][-2])
 
 
+@pytest.mark.slow
 def test_the_best_epoch_is_given_back():
     class Spoil(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
@@ -99,6 +102,7 @@ def test_the_best_epoch_is_given_back():
     assert model.evaluate(stripes(seed=9), verbose=0)[1] == pytest.approx(history.rows[1]["val_accuracy"])
 
 
+@pytest.mark.slow
 def test_a_phase_that_only_does_harm_gives_back_the_weights_from_before_it():
     model, kept = network(), {}
 
@@ -114,6 +118,7 @@ def test_a_phase_that_only_does_harm_gives_back_the_weights_from_before_it():
     assert "no epoch was better on the validation examples than the weights from before it" in history.notes[-1]
 
 
+@pytest.mark.slow
 def test_statistics_come_back_with_the_best_epoch():
     model = network()
     history = train(model, stripes(), stripes(seed=9), [Phase("p", "all", 4, 5e-2)], batch_norm="train", verbose=False)
@@ -122,6 +127,7 @@ def test_statistics_come_back_with_the_best_epoch():
     assert history.audits["p"].free_moved == 4
 
 
+@pytest.mark.slow
 def test_patience_ends_a_phase_early():
     model = network()
     labels = np.zeros(64, "int32")
@@ -132,6 +138,7 @@ def test_patience_ends_a_phase_early():
     assert history.best["p"] == 1
 
 
+@pytest.mark.nightly
 def test_callbacks_of_keras_are_called():
     class Count(keras.callbacks.Callback):
         epochs = 0
@@ -145,6 +152,7 @@ def test_callbacks_of_keras_are_called():
     assert count.epochs == 7
 
 
+@pytest.mark.nightly
 def test_one_line_is_printed_per_epoch(capsys):
     train(network(), stripes(), stripes(), PHASES[:1])
     assert capsys.readouterr().out == ""  # short phases only have a bar
@@ -180,6 +188,7 @@ def test_a_callback_that_touches_frozen_weights_is_caught():
         train(network(), stripes(), None, PHASES[:1], callbacks=[Meddle()], verbose=False)
 
 
+@pytest.mark.nightly
 def test_a_callback_that_puts_weights_back_is_caught():
     class Back(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
@@ -200,6 +209,7 @@ def test_a_variable_that_no_gradient_reaches_is_noted_not_blamed():
     assert history.notes == ("phase 'p': no gradient reaches dead/kernel, dead/bias",)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_stops_with_its_cause():
     model = network()
     before = model.get_weights()
@@ -223,6 +233,7 @@ def test_everything_wrong_with_the_phases_is_told_at_once():
         train(network(), stripes(), None, [])
 
 
+@pytest.mark.slow
 def test_data_without_an_end_or_a_batch_is_refused():
     with pytest.raises(DataError, match="repeats without end"):
         train(network(), stripes().repeat(), None, PHASES)

@@ -97,7 +97,7 @@ def test_the_comparison_can_fail(splits, tmp_path):
     assert max(np.abs(a - b).max() for a, b in zip(*weights, strict=True)) > 1e-3
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_statistics_that_move_are_not_cached_and_it_is_said(splits, tiny_model):
     moving = next(layer for layer in tiny_model._flatten_layers() if layer.name == "block0_bn")
     before = [np.array(v) for v in moving.weights]
@@ -133,7 +133,7 @@ def test_callbacks_see_the_whole_model(splits, tiny_model, tmp_path):
     assert loaded.predict(images, verbose=0).shape == (3, 3)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_solved_head_is_the_best_one(splits, tiny_model):
     before = {v.path: v.numpy() for v in tiny_model.weights}
     history = run(tiny_model, splits, LP_FT[:1], cached=True)
@@ -156,7 +156,7 @@ def test_a_solved_head_is_the_best_one(splits, tiny_model):
             variable.assign(value)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_fine_tuning_goes_on_from_the_solved_head(splits, tiny_model):
     history = run(tiny_model, splits, LP_FT, cached=True)
     assert [row["phase"] for row in history.rows] == ["frozen"] + ["fine-tune"] * 3
@@ -208,7 +208,7 @@ def test_a_solved_phase_has_a_frozen_backbone(splits, tiny_model):
         run(tiny_model, splits, [Phase("frozen", 2, 0, 0.0, head="linear_probe")], cached=True)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_features_that_would_fill_the_disk_are_not_kept(splits, tiny_model, monkeypatch, tmp_path):
     monkeypatch.setattr("tfft.training.suffix._SHARE_OF_DISK", 1e-12)
     history = run(tiny_model, splits, PHASES[:1], cached=True, cache=tmp_path)

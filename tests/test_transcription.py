@@ -243,6 +243,7 @@ def model():
     return found
 
 
+@pytest.mark.representative("231", "4003")
 @pytest.mark.parametrize("samples", [100, 231, 1999, 4003])
 def test_a_clip_gives_the_same_alone_and_in_a_padded_batch(model, samples):
     random = np.random.default_rng(samples)
@@ -271,6 +272,7 @@ def test_frames_are_counted_as_windows(model):
     assert (silence[:, 1:] == ABSENT).all()
 
 
+@pytest.mark.slow
 def test_file_of_the_model_keeps_everything(model, tmp_path):
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
@@ -304,6 +306,7 @@ def test_long_recordings_are_divided_in_their_pauses():
     assert not quiet_parts(np.zeros(3000, np.float32), spec)[0].any()
 
 
+@pytest.mark.slow
 def test_prediction_covers_the_whole_of_a_long_recording(model, tmp_path):
     files = [str(speech_data.write_wav(tmp_path / f"{at}.wav", with_pauses(seconds, 8000, (21, 44), at)))
              for at, seconds in enumerate((1.0, 62.0))]  # fmt: skip

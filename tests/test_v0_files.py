@@ -71,7 +71,7 @@ def load(name):
     return keras.saving.load_model(FIXTURES / "models" / f"{name}.keras"), stored(FIXTURES / "models" / f"{name}.npz")
 
 
-@pytest.mark.slow
+@pytest.mark.daily(*sorted({*MODELS} - {"text_classification", "text_decoder", "text_pair", "tokens"}))
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_answers_as_it_did(name):
     model, known = load(name)
@@ -86,8 +86,7 @@ COMPILED = [
 ]  # fmt: skip
 
 
-@pytest.mark.daily("image_compiled", "image_compiled_focal", "pair_cosine_loss", "pull_to_the_start")
-@pytest.mark.slow
+@pytest.mark.daily("image_compiled", "pair_cosine_loss", "pull_to_the_start")
 @pytest.mark.parametrize("name", COMPILED)
 def test_a_compiled_model_measures_as_it_did_and_trains_on(name):
     model, known = load(name)
@@ -156,7 +155,7 @@ def check_plan(plan, path, without=()):
         assert {name: phase[name] for name in wanted} == wanted
 
 
-@pytest.mark.slow
+@pytest.mark.daily("photos", "recordings", "reviews")
 @pytest.mark.parametrize("name", DATA)
 def test_a_run_is_read_and_measures_as_it_did(name, place, capsys):
     folder, known = place / "runs" / name, stored(FIXTURES / f"{name}.npz")
@@ -183,6 +182,7 @@ def test_a_run_is_read_and_measures_as_it_did(name, place, capsys):
     assert found["confusion"] == metrics["final"]["confusion"]
 
 
+@pytest.mark.slow
 def test_the_split_of_a_run_is_read_and_gives_its_accuracy(place):
     folder = place / "runs" / "photos"
     splits = tfft.data.load(place / "photos", validation=str(folder / "split.csv"))
@@ -225,6 +225,7 @@ def test_a_language_model_is_read():
 # --- an export
 
 
+@pytest.mark.slow
 def test_an_export_answers_as_it_did(place, capsys):
     known, folder = stored(FIXTURES / "served.npz"), place / "served"
     served = tf.saved_model.load(str(folder / "1"))
@@ -243,6 +244,7 @@ def test_an_export_answers_as_it_did(place, capsys):
     assert row["probability"] == pytest.approx(known["probabilities"][0].max(), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_an_export_opens_as_a_backbone():
     known = stored(FIXTURES / "served.npz")
     backbone = tfft.load_backbone(FIXTURES / "served" / "1", output="logits")
