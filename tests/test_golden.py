@@ -135,7 +135,7 @@ def summary(run):
     }
 
 
-@pytest.mark.daily("image_files")
+@pytest.mark.daily("image_files", "texts")
 @pytest.mark.parametrize("name", CASES)
 def test_a_run_gives_what_it_gave(name, tmp_path):
     known, found = json.loads(FILE.read_text())[name], summary(CASES[name](tmp_path))

@@ -325,7 +325,7 @@ def test_lite0_learns_in_training_mode_only(folder):
     assert all(gradient is not None for gradient in tape.gradient(loss, model.trainable_variables))
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 def test_lite0_opens_into_its_blocks(folder, loaded):
     backbone = load_backbone(folder)
     assert [block.name for block in backbone.blocks] == ["stem", *(f"block{i}" for i in range(16)), "head"]

@@ -151,7 +151,7 @@ def test_a_finished_training_that_is_kept_is_not_done_again(tmp_path, whole):
     assert not (tmp_path / "c").exists()
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 def test_a_flipped_bit_is_noticed_and_the_checkpoint_before_is_used(tmp_path, whole):
     with pytest.raises(Power):
         fitted(tmp_path / "c", Fail(10))

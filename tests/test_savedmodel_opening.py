@@ -80,7 +80,7 @@ def open_one(path: pathlib.Path, **kwargs):
     return open_savedmodel(path, output=OUTPUT.get(path.name), **kwargs)
 
 
-@pytest.mark.daily("lookup")
+@pytest.mark.daily("plain_convnet", "slim_tf1", "lookup")
 @pytest.mark.parametrize("name", sorted(savedmodels.MAKERS))
 def test_contract(made, name):
     path = made(name)

@@ -406,7 +406,7 @@ def learned(tmp_path_factory):
 slow_fixtures = ("learned",)
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 def test_thin_lines_are_learned_by_plain_fit(learned):
     model, splits, held_out, history = learned
     assert history["loss"][-1] < 0.3 * history["loss"][0]
@@ -433,7 +433,7 @@ def test_a_keras_file_keeps_model_head_loss_and_metrics(learned, tmp_path):
     assert set(first) == {"loss", "mean_iou", "accuracy"}
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 @pytest.mark.process
 def test_an_export_gives_the_same_masks_in_a_fresh_process(learned, tmp_path):
     from tfft.exporting import open_export, predict_each
