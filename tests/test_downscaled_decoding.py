@@ -24,6 +24,13 @@ SPEC = dataclasses.replace(FULL, downscaled_decoding=True)
 RNG = np.random.default_rng(5)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _traced():
+    """Tracing the decoders, once for all, belongs to no test."""
+    for spec in (FULL, SPEC):
+        decode_image(photo(40, 40), spec)
+
+
 def photo(height: int, width: int, kind: str = "jpeg", orientation: int = 1) -> bytes:
     """A smooth picture with noise, in a file."""
     rows, columns = np.mgrid[0:height, 0:width]
@@ -89,6 +96,7 @@ def photos(tmp_path):
     return tmp_path / "photos"
 
 
+@pytest.mark.slow
 def test_the_first_view_is_the_image_itself(photos):
     examples = tfft.modalities.image.list_images(photos)
     [(plain, _)] = file_batches(examples.paths, examples.labels, SPEC, BatchOptions(8))
@@ -107,6 +115,7 @@ def backbone() -> keras.Model:
     return keras.Model(image, keras.layers.GlobalAveragePooling2D()(x), name="small")
 
 
+@pytest.mark.daily("classification-False-True", "object_detection-False-False")
 @pytest.mark.parametrize(("task", "full", "wanted"), [
     ("classification", False, True), ("classification", True, False), ("object_detection", False, False),
     ("semantic_segmentation", False, False),

@@ -55,6 +55,7 @@ def sources(folder: pathlib.Path) -> dict:
     }
 
 
+@pytest.mark.daily("files", "views of files")
 @pytest.mark.parametrize("name", ["arrays", "dataset", "files", "views of files", "views of arrays"])
 def test_shards_are_the_features_of_an_undivided_pass(model, name, tmp_path):
     data, options = sources(tmp_path / "photos")[name]
@@ -76,6 +77,7 @@ def test_shards_are_the_features_of_an_undivided_pass(model, name, tmp_path):
 
 
 @pytest.mark.text
+@pytest.mark.slow
 def test_shards_of_texts_have_rows_of_every_length(tmp_path):
     model, _ = features.split_frozen(made())
     texts, labels = np.concatenate([TEXTS] * 12), np.concatenate([TEXT_LABELS] * 12)
@@ -170,6 +172,7 @@ def test_a_training_finds_the_features_of_all_phases(photos, tmp_path):
     assert run.final_scores.loss == pytest.approx(plain.final_scores.loss, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_blocks_that_the_probe_chooses_are_named(photos, tmp_path):
     done = tfft.recipes.cache_features(
         network_file(tmp_path), photos, cache=tmp_path / "c", verbose=False, image_size=32, batch_size=4

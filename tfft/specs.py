@@ -35,6 +35,8 @@ class InputSpec:
             whole image, or ``"pad"`` it with black.
         flexible: Whether the backbone accepts sizes other than ``height`` x ``width``.
         source: Origin of the numbers, in words; shown to the user.
+        downscaled_decoding: Whether JPEG files that are much larger than needed are decoded at a half, a quarter or an
+            eighth of their size, see :func:`tfft.modalities.image.decode.decode_image`.
     """
 
     height: int = 224
@@ -47,6 +49,7 @@ class InputSpec:
     resize: ResizeMode = "crop"
     flexible: bool = False
     source: str = "assumed: the TF Hub convention for images, [0, 1]"
+    downscaled_decoding: bool = False
 
     def __post_init__(self) -> None:
         for field in ("value_range", "mean", "std"):  # YAML and JSON give lists

@@ -143,6 +143,7 @@ class RunSettings(TypedDict, total=False):
     output: str | None
     signature: str | None
     resize: Literal["crop", "stretch", "pad"] | None
+    full_decoding: bool
     augment: Augmentation | str | Sequence[str] | None
     views: int | Literal["auto"]
     trust: bool

@@ -299,6 +299,13 @@ class SharedSettings:
         default_help="crop",
         check=NONE | one_of("crop", "stretch", "pad"), cli=Option(), group="data",
     )  # fmt: skip
+    full_decoding: bool = setting(
+        False,
+        help="Decode JPEG files at full size, also those of at least six times the size that the model takes.",
+        details="Otherwise they are decoded at a half, a quarter or an eighth, which is faster. Where labels are "
+        "places in an image, such as boxes, every image is decoded at full size.",
+        check=FLAG, cli=Option(), group="data",
+    )  # fmt: skip
     augment: Augmentation | str | Sequence[str] | None = setting(
         None,
         help="Random changes while blocks train: flip, crop, rand, colour for images; mosaic, mixup for boxes; mosaic, "

@@ -78,10 +78,15 @@ def _model_of_run(handle: Any) -> Any:
 
 
 def _fitted(backbone: Backbone, config: SharedSettings, task: str) -> Backbone:
-    resize = config.resize or registry.task(task).resize
-    if resize is None or backbone.input_spec is None:
+    if backbone.input_spec is None:
         return backbone
-    return dataclasses.replace(backbone, input_spec=dataclasses.replace(backbone.input_spec, resize=resize))
+    kind = registry.task(task)
+    spec = dataclasses.replace(
+        backbone.input_spec,
+        resize=config.resize or kind.resize or backbone.input_spec.resize,
+        downscaled_decoding=not (config.full_decoding or kind.moves_with_pixels),
+    )
+    return dataclasses.replace(backbone, input_spec=spec)
 
 
 def plan_for(

@@ -72,7 +72,9 @@ def file_batches(
         options = options if changes else dataclasses.replace(options, views=1)
         check_combined(changes, combination)
         targets = as_targets(labels)
-        make = _view_maker(_decoding(paths), spec, changes or Augmentation(), follow, on_cpu(targets), combination)
+        make = _view_maker(
+            _decoding(paths, spec), spec, changes or Augmentation(), follow, on_cpu(targets), combination
+        )
         return assemble_views(make, targets, options)
     files = on_cpu(np.array([path.encode() for path in paths]))
 
@@ -110,7 +112,7 @@ def file_views(
     Returns:
         Dataset of (uint8 [B, H, W, C], labels [B]) with ``count * len(paths)`` examples. The labels are those given.
     """
-    make = _view_maker(_decoding(paths), spec, changes, targets=on_cpu(np.asarray(labels)))
+    make = _view_maker(_decoding(paths, spec), spec, changes, targets=on_cpu(np.asarray(labels)))
     return assemble_views(make, labels, options, every=count)
 
 
@@ -255,9 +257,9 @@ def combines(changes: Augmentation) -> bool:
     return any(getattr(changes, name) for name in OF_SEVERAL)
 
 
-def _decoding(paths: Sequence[str]) -> Fetch:
+def _decoding(paths: Sequence[str], spec: InputSpec) -> Fetch:
     files = on_cpu(np.array([path.encode() for path in paths]))
-    return lambda position: decode_pixels(tf.io.read_file(files[position]), files[position])
+    return lambda position: decode_pixels(tf.io.read_file(files[position]), files[position], spec)
 
 
 def _is_cached(options: BatchOptions, count: int, spec: InputSpec) -> bool:

@@ -18,6 +18,8 @@ PIXELS_LIMIT = 100_000_000
 FORMATS = "JPEG, PNG, GIF, BMP or WebP"
 
 _WHITE = 255
+_RATIOS = (1, 2, 4, 8)  # of a JPEG file's sides to those of the decoded image, as the format allows them
+_MARGIN = 3  # a downscaled image is at least so many times as large as needed: see docs/speed.md
 
 
 @tf.autograph.experimental.do_not_convert
@@ -28,6 +30,10 @@ def decode_image(encoded: tf.Tensor, spec: InputSpec, *, path: tf.Tensor | None 
     JPEG (including CMYK), PNG (16 bits are scaled to 8, palettes and grayscale are expanded), BMP, still WebP, and the
     first frame of a GIF. EXIF orientation is applied. Transparent PNG and WebP pixels are composited on white; the
     fourth channel of a BMP is dropped, since most writers leave it undefined.
+
+    With ``spec.downscaled_decoding``, a JPEG file is decoded at the smallest of 1, 1/2, 1/4 and 1/8 of its size at
+    which both sides are still at least three times those of ``spec``: the decoder then averages pixels that resizing
+    would average anyway. ``python benchmarks/decoding.py`` measures the time and the difference.
 
     Args:
         encoded: Content of a file, tf.string scalar.
@@ -44,25 +50,29 @@ def decode_image(encoded: tf.Tensor, spec: InputSpec, *, path: tf.Tensor | None 
     Example:
         >>> pixels = decode_image(tf.io.read_file("cat.jpg"), backbone.input_spec)
     """
-    return tf.cast(resize_pixels(decode_pixels(encoded, path), spec), tf.uint8)
+    return tf.cast(resize_pixels(decode_pixels(encoded, path, spec), spec), tf.uint8)
 
 
 @tf.autograph.experimental.do_not_convert
-def decode_pixels(encoded: tf.Tensor, path: tf.Tensor | None = None) -> tf.Tensor:
+def decode_pixels(encoded: tf.Tensor, path: tf.Tensor | None = None, spec: InputSpec | None = None) -> tf.Tensor:
     """Decode like :func:`decode_image`, without resizing.
 
     Args:
         encoded: Content of a file, tf.string scalar.
         path: File name for error messages, tf.string scalar.
+        spec: Size that the image will have, for ``downscaled_decoding``; None decodes at full size.
 
     Returns:
         uint8 [rows, columns, 3], upright.
     """
     encoded = tf.convert_to_tensor(encoded)
+    if spec is not None and spec.downscaled_decoding:
+        needed = tf.constant([spec.height, spec.width], tf.int64)
+        return _traced_downscaled(encoded, tf.constant("") if path is None else path, needed)
     return _traced(encoded) if path is None else _traced_with_path(encoded, path)
 
 
-def _decode(encoded: tf.Tensor, path: tf.Tensor | None = None) -> tf.Tensor:
+def _decode(encoded: tf.Tensor, path: tf.Tensor | None = None, needed: tf.Tensor | None = None) -> tf.Tensor:
     file = [] if path is None else ["File:", path]
     not_empty = tf.debugging.Assert(tf.strings.length(encoded) > 0, ["The image is empty (0 bytes).", *file])
     with tf.control_dependencies(_operations(not_empty)):
@@ -71,12 +81,27 @@ def _decode(encoded: tf.Tensor, path: tf.Tensor | None = None) -> tf.Tensor:
     with tf.control_dependencies(_guards(header, file)):
         # Both wait for the guards: the choice of the decoder, and its input.
         encoded, kind = tf.identity(encoded), tf.identity(header.kind)
-    pixels: tf.Tensor = _traced_pixels(encoded, kind, header.orientation)
+    if needed is None:
+        pixels: tf.Tensor = _traced_pixels(encoded, kind, header.orientation)
+    else:
+        pixels = _traced_downscaled_pixels(encoded, kind, header.orientation, _step(header, needed))
     return pixels
 
 
-def _pixels(encoded: tf.Tensor, kind: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
-    pixels = tf.switch_case(kind, [lambda read=read: read(encoded) for read in _DECODERS])
+def _step(header: headers.Header, needed: tf.Tensor) -> tf.Tensor:
+    """Return the position in ``_RATIOS`` of the largest ratio that leaves both sides large enough, int32."""
+    stored = tf.stack([header.height, header.width])
+    upright = tf.where(header.orientation > 4, stored[::-1], stored)
+    spare = tf.reduce_min(upright // (_MARGIN * needed))
+    return tf.reduce_sum(tf.cast(spare >= tf.constant(_RATIOS[1:], tf.int64), tf.int32))
+
+
+def _pixels(encoded: tf.Tensor, kind: tf.Tensor, orientation: tf.Tensor, step: tf.Tensor | None = None) -> tf.Tensor:
+    branches: list[Any] = [lambda read=read: read(encoded) for read in _DECODERS]
+    if step is not None:
+        sizes = [lambda ratio=ratio: _decode_jpeg(encoded, ratio) for ratio in _RATIOS]
+        branches[headers.JPEG] = lambda: tf.switch_case(step, sizes)
+    pixels = tf.switch_case(kind, branches)
     pixels.set_shape([None, None, 3])
     return tf.cond(orientation > 1, lambda: _upright(pixels, orientation), lambda: pixels)
 
@@ -86,6 +111,10 @@ _STRING, _INT, _LONG = tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.int32)
 _traced_pixels = tf.function(_pixels, input_signature=[_STRING, _INT, _LONG], autograph=False)
 _traced = tf.function(_decode, input_signature=[_STRING], autograph=False)
 _traced_with_path = tf.function(_decode, input_signature=[_STRING, _STRING], autograph=False)
+_traced_downscaled = tf.function(
+    _decode, input_signature=[_STRING, _STRING, tf.TensorSpec([2], tf.int64)], autograph=False
+)
+_traced_downscaled_pixels = tf.function(_pixels, input_signature=[_STRING, _INT, _LONG, _INT], autograph=False)
 
 
 def _operations(assertion: tf.Operation | None) -> list[tf.Operation]:
@@ -121,9 +150,9 @@ def _no_image(encoded: tf.Tensor) -> tf.Tensor:
     return tf.zeros([0, 0, 3], tf.uint8)  # never used: the guard raises first
 
 
-def _decode_jpeg(encoded: tf.Tensor) -> tf.Tensor:
+def _decode_jpeg(encoded: tf.Tensor, ratio: int = 1) -> tf.Tensor:
     # The accurate transform equals other decoders bit for bit; TensorFlow's default is off by up to 5 levels.
-    return tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE")
+    return tf.io.decode_jpeg(encoded, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE")
 
 
 def _decode_png(encoded: tf.Tensor) -> tf.Tensor:
