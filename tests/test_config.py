@@ -39,6 +39,7 @@ RUN = {
     "dropout": (0.0, 1.0), "l2": (1e-3, -1), "label_smoothing": (0.1, 1), "loss": ("focal", "focall"),
     "class_weight": ({"a": 2.0}, "balance"), "sampling": ("balanced", "equal"), "batch_norm": ("train", "no"),
     "input_range": ((-1.0, 1.0), (1, 0)), "output": ("1", 1), "signature": ("infer", 1), "resize": ("pad", "padd"),
+    "full_decoding": (True, 1),
     "augment": (Augmentation(crop=0.5), "flop"), "views": (3, 0), "trust": (True, 1), "strict": (True, None),
     "constants": ("trainable", "all"), "per_example": (True, "yes"),
 }  # fmt: skip
@@ -323,8 +324,8 @@ def test_the_order_of_plan_yaml_stays():
         "letter_case", "punctuation", "beam_width", "architecture",
         "max_length", "pooling", "preprocessor", "image_size", "batch_size", "microbatch_size",
         "seed", "deterministic", "validation", "group", "dropout", "l2", "label_smoothing", "loss", "class_weight",
-        "sampling", "batch_norm", "input_range", "output", "signature", "resize", "augment",
-        "views", "trust", "constants", "per_example", "strict",
+        "sampling", "batch_norm", "input_range", "output", "signature", "resize", "full_decoding",
+        "augment", "views", "trust", "constants", "per_example", "strict",
         "phases",
         "reasons", "versions",
     ]  # fmt: skip

@@ -112,6 +112,16 @@ def test_without_all_shards_everything_is_computed_with_a_note(model, tmp_path):
     assert extract_shard(model, data, (1, 3), cache=tmp_path, batch_size=4, **QUIET).seconds == 0  # all are there
 
 
+def test_shards_of_other_batch_sizes_are_not_joined(model, tmp_path):
+    images, labels = np.concatenate([IMAGES] * 2), np.concatenate([LABELS] * 2)
+    whole = extract(model, (images, labels), cache=None, batch_size=4, **QUIET)
+    extract_shard(model, (images, labels), (1, 2), cache=tmp_path, batch_size=4, **QUIET)  # 0 to 11
+    extract_shard(model, (images, labels), (2, 2), cache=tmp_path, batch_size=5, **QUIET)  # from 10 on
+    found = extract(model, (images, labels), cache=tmp_path, batch_size=4, **QUIET)
+    assert not found.cached
+    np.testing.assert_array_equal(found.arrays, whole.arrays)
+
+
 def test_a_damaged_shard_is_removed_and_computed_again(model, tmp_path):
     data = (IMAGES, LABELS)
     whole = extract(model, data, cache=None, batch_size=4, **QUIET)
@@ -170,6 +180,15 @@ def test_a_training_finds_the_features_of_all_phases(photos, tmp_path):
     plain = tfft.finetune(backbone, photos, cache=None, verbose=False, **SETTINGS)
     assert "read, decode and run the frozen part" not in run.stages
     assert run.final_scores.loss == pytest.approx(plain.final_scores.loss, rel=1e-3)
+
+
+@pytest.mark.slow
+def test_random_weights_are_those_of_the_run(photos, tmp_path):
+    settings = {"plan": "linear_probe", "cache": tmp_path / "c", "image_size": 32, "verbose": False, "seed": 3}
+    done = tfft.recipes.cache_features("keras:MobileNetV3Small:random", photos, **settings)
+    assert done.is_complete
+    run = tfft.finetune("keras:MobileNetV3Small:random", photos, **settings)
+    assert "read, decode and run the frozen part" not in run.stages
 
 
 @pytest.mark.slow

@@ -80,10 +80,15 @@ def join_shards(root: Path, key: str, examples: int) -> str:
     if not found:
         return ""
     for count, shards in found.items():
-        if sum(len(range(*about["rows"])) for about in shards.values()) == examples:
+        if _cover([shards[number]["rows"] for number in sorted(shards)], examples):
             return _joined(root, key, count, sorted(shards), examples)
     count, shards = max(found.items(), key=lambda item: len(item[1]))
     return f"{len(shards)} of {count} shards are in {folder}. Compute the others with shard=(NUMBER, {count})."
+
+
+def _cover(rows: Sequence[tuple[int, int]], examples: int) -> bool:
+    """Whether shards in order hold every example once; with other batch sizes, they would overlap or leave gaps."""
+    return [start for start, _ in rows] + [examples] == [0] + [stop for _, stop in rows]
 
 
 def _joined(root: Path, key: str, count: int, numbers: Sequence[int], examples: int) -> str:

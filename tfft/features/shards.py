@@ -109,7 +109,7 @@ def extract_shard(
 
     Example:
         >>> print(tfft.features.extract_shard(prefix, examples, (2, 4), cache="/shared/features"))
-        shard 2 of 4: examples 2,496 to 4,991, computed in 31.2 s; missing: 3 and 4
+        shard 2 of 4: examples 2,496 to 4,991, computed in 31.2 s; missing: 3, 4
     """
     [found] = extract_shards(
         prefix, [dataset], shard, cache=cache, dtype=dtype, engine=engine, batch_size=batch_size, verbose=verbose,

@@ -99,8 +99,8 @@ def cache_features(
     Example:
         >>> done = tfft.recipes.cache_features("efficientnet-lite0", "photos/", shard=(2, 4), cache="/shared/features")
         >>> print(done)
-        linear_probe, training: shard 2 of 4: examples 992 to 1,983, computed in 9.1 s; missing: 3 and 4
-        linear_probe, held out: shard 2 of 4: examples 256 to 511, computed in 2.3 s; missing: 3 and 4
+        frozen, training: shard 2 of 4: examples 992 to 1,983, computed in 9.1 s; missing: 3, 4
+        frozen, held out: shard 2 of 4: examples 256 to 511, computed in 2.3 s; missing: 3, 4
     """
     strategy = named(plan) if isinstance(plan, str) else plan
     chosen = with_new_statistics(config_of(config, task, settings, ("shard", "plan", "cache", "verbose")), strategy)
@@ -109,6 +109,7 @@ def cache_features(
         strategy.check(chosen)
     with reading_bar(bool(verbose)) as progress:
         run_data = load_run_data(data, chosen, progress)
+    keras.utils.set_random_seed(chosen.seed)  # as a run does: a backbone may start from random weights
     opened = open_backbone(backbone, chosen, run_data.task)
     run_data.check_backbone(opened)
     run_data, chosen, opened = run_data.adapted(opened, chosen, verbose=False)
