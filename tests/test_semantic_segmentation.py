@@ -453,7 +453,7 @@ def test_an_export_gives_the_same_masks_in_a_fresh_process(learned, tmp_path):
     assert TASK.format_prediction("0.png", found.answer).startswith("0.png: background ")
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 def test_finetune_trains_on_kept_maps_and_masks_and_measures_other_data(tmp_path):
     from tfft.recipes.labelled import labelled_data
 

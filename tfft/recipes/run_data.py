@@ -22,6 +22,7 @@ from tfft.console.profile import stage
 from tfft.console.progress import ReadingProgress, reading_bar
 from tfft.data import BatchOptions, Splits, load
 from tfft.data.dataset_examples import is_ready, ready_splits
+from tfft.data.examples import Examples
 from tfft.data.loader import explicit, load_copy, modality_of
 from tfft.data.tfds.source import is_tfds, local_copy
 from tfft.errors import PlanError, join_names, raise_problems, unknown_name
@@ -110,6 +111,11 @@ class RunData:
     def evaluation(self, spec: InputSpec | None, batch_size: int) -> tf.data.Dataset:
         """Return the validation dataset for scores, whose labels may have another size than those for training."""
         return self.splits.validation.evaluation_batches(spec, BatchOptions(batch_size))
+
+    @property
+    def has_own_evaluation(self) -> bool:
+        """Whether :meth:`evaluation` has other labels than :meth:`validation`, such as masks in their own size."""
+        return type(self.splits.validation).evaluation_batches is not Examples.evaluation_batches
 
     def deduplicated(self, spec: InputSpec | None, batch_size: int) -> tf.data.Dataset | None:
         """Return the validation dataset without duplicates of training examples; None if there are none."""

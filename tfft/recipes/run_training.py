@@ -25,6 +25,7 @@ from tfft.recipes.costing import cost
 from tfft.recipes.preparing import build_model, is_cached, spec_of, training_source
 from tfft.recipes.run import CHECKPOINTS, Run, write_model
 from tfft.recipes.run_data import RunData
+from tfft.specs import InputSpec
 from tfft.training import CheckpointConfig, History, TrainableSuffix, on_chief, train
 from tfft.training.distribute import has_workers
 from tfft.training.tracking import RunTracking
@@ -66,9 +67,7 @@ def train_run(
     held_out = functools.cache(lambda: data.validation(spec, plan.batch_size))
     with tf.device("CPU:0"):
         epoch = tf.Variable(0, dtype=tf.int64, trainable=False, name="epoch")
-    results = _PhaseResults(
-        model, plan, lambda: data.evaluation(spec, plan.batch_size), printer, folder, tracked, expected
-    )
+    results = _PhaseResults(model, plan, data, spec, printer, folder, tracked, expected)
     history = train(
         model,
         lambda: data.training(spec, plan, epoch),
@@ -90,9 +89,9 @@ def train_run(
         after_epoch=tracked.log,
     )
     printer.detail(describe(model))
-    clean = data.deduplicated(spec, plan.batch_size)
+    clean, scores = data.deduplicated(spec, plan.batch_size), results.scores
     run = Run(
-        model, plan, history, results.scores[0], results.scores[-1], data.class_names, data.splits.skipped,
+        model, plan, history, scores[0], scores[-1], data.class_names, data.splits.skipped,
         data_report=data.checked, split_names=data.splits.items,
         deduplicated_scores=None if clean is None else evaluate(model, clean),
         seconds=results.stored["seconds"], expected_seconds=results.stored["expected_seconds"],
@@ -111,13 +110,14 @@ class _PhaseResults:
         self,
         model: keras.Model,
         plan: Plan,
-        held_out: Callable[[], tf.data.Dataset],
+        data: RunData,
+        spec: InputSpec | None,
         printer: Printer,
         folder: pathlib.Path | None,
         tracked: RunTracking,
         expected: Mapping[str, float],
     ) -> None:
-        self._model, self._plan, self._held_out = model, plan, held_out
+        self._model, self._plan, self._data, self._spec = model, plan, data, spec
         self._printer, self._folder, self._tracked = printer, folder, tracked
         self.stored: dict[str, Any] = {"scores": [], "seconds": {}, "expected_seconds": dict(expected)}
         self._began = time.perf_counter()
@@ -133,7 +133,7 @@ class _PhaseResults:
         if phase.contrastive_repeats and self.stored["scores"] and not is_last:
             line = "features changed; the head will follow"  # a score would mean nothing
         else:
-            scores = _scores(self._model, part, self._held_out)
+            scores = self._measured(part)
             self.stored["scores"].append(json.dumps(scores.to_dict()))
             self._tracked.log_scores(phase.name, {"loss": scores.loss, scores.metric: scores.value})
             line = scores.summary if self._printer.level > 1 else scores.brief
@@ -147,12 +147,12 @@ class _PhaseResults:
         if (folder := self._folder) is not None and not is_last:  # a failure in a later phase loses that phase only
             on_chief(self._model, lambda: write_model(self._model, folder))
 
-
-def _scores(model: keras.Model, part: TrainableSuffix | None, held_out: Callable[[], tf.data.Dataset]) -> Scores:
-    """Return the scores of a model, computed on the features of the held-out examples if a phase has them."""
-    if part is None or part.features is None or part.validation is None:
-        return evaluate(model, held_out())
-    return evaluate(part.model, part.validation, head=heads.from_model(model))
+    def _measured(self, part: TrainableSuffix | None) -> Scores:
+        """Return the scores of the model, computed on the features of the held-out examples if a phase has them."""
+        kept = part is not None and part.features is not None and not self._data.has_own_evaluation
+        if part is not None and kept and part.validation is not None:
+            return evaluate(part.model, part.validation, head=heads.from_model(self._model))
+        return evaluate(self._model, self._data.evaluation(self._spec, self._plan.batch_size))
 
 
 def _checkpoints(model: keras.Model, plan: Plan, data: RunData, folder: pathlib.Path | None) -> CheckpointConfig | None:
