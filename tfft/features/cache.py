@@ -61,6 +61,11 @@ def default_folder() -> Path:
     return cache_dir() / "features"
 
 
+def cache_folder(cache: Any) -> Path:
+    """Return the folder that ``cache=`` names: ``"auto"`` or True for the default one."""
+    return default_folder() if cache in ("auto", True) else Path(os.fspath(cache)).expanduser()
+
+
 def list_caches(folder: str | os.PathLike[str] | None = None) -> list[CacheEntry]:
     """List the features on disk, newest first, without checking their content.
 
@@ -108,7 +113,7 @@ def clear_caches(folder: str | os.PathLike[str] | None = None) -> int:
         for path in [*entries(root), *(p for p in unfinished(root) if not is_written(p))]:
             freed += size_of(path)
             shutil.rmtree(path, ignore_errors=True)
-        if root.name.endswith(".shards") and not any(root.iterdir()):
+        if root in shard_folders(root.parent) and not any(root.iterdir()):
             root.rmdir()
     return freed
 

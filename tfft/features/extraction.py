@@ -13,11 +13,11 @@ from tfft.arrays.ragged import Rows
 from tfft.arrays.store import CacheFullError, EntryWriter, read_entry, read_manifest
 from tfft.backbones.base import Backbone
 from tfft.errors import DataError
-from tfft.features.cache import HELD, REMEDY, WHAT, default_folder
+from tfft.features.cache import HELD, REMEDY, WHAT, cache_folder
 from tfft.features.cache_key import NoKey, cache_key
-from tfft.features.engines import EngineName, Opener, choose, stage
+from tfft.features.engines import EngineName, choose, stage
 from tfft.features.feature_set import Features
-from tfft.features.job import Job, as_model, check_arguments, views_of
+from tfft.features.job import Job, as_model, check_arguments, open_jobs, views_of
 from tfft.features.shard_store import join_shards
 from tfft.features.sources import Views, open_source
 from tfft.specs import Augmentation
@@ -117,12 +117,8 @@ def extract_each(
         >>> train, validation = extract_each(prefix, [splits.train, splits.validation])
     """
     check_arguments(cache, dtype, engine, batch_size)
-    model = as_model(prefix)
-    staged = stage(model)
-    sources = [open_source(d, staged, batch_size, None if i else views) for i, d in enumerate(datasets)]
-    with Opener(staged.net, engine, staged.mask is not None, keep=cache in ("auto", True)) as opener:
-        jobs = [Job(staged, s, opener, model.name, dtype, batch_size, verbose) for s in sources]
-        return [_extract(model, job, cache) for job in jobs]
+    with open_jobs(as_model(prefix), datasets, cache, dtype, engine, batch_size, verbose, views) as jobs:
+        return [_extract(job, cache) for job in jobs]
 
 
 def kept_seconds(
@@ -147,7 +143,7 @@ def kept_seconds(
     if cache is None or cache is False:
         return None
     staged = stage(prefix)
-    root = default_folder() if cache in ("auto", True) else Path(os.fspath(cache)).expanduser()  # type: ignore[arg-type]
+    root = cache_folder(cache)
     total = 0.0
     for i, dataset in enumerate(datasets):
         source = open_source(dataset, staged, batch_size, None if i else views)
@@ -167,19 +163,17 @@ def kept_seconds(
     return total
 
 
-def _extract(model: keras.Model, job: Job, cache: Any) -> Features:
+def _extract(job: Job, cache: Any) -> Features:
     if cache is None or cache is False:
         return job.hold()
     try:
-        chosen, _ = choose(job.opener.engine, job.opener.texts)
-        key = cache_key(model, job.source.identity(), dtype=job.dtype, engine=chosen)
+        key = job.key()
     except NoKey as why:
         job.note(f"The features cannot be kept in a cache: {why}.")
         return job.hold()
     if cache == "memory":
         return _from_memory(job, key)
-    automatic = cache in ("auto", True)
-    return _from_disk(job, key, default_folder() if automatic else Path(os.fspath(cache)).expanduser(), automatic)
+    return _from_disk(job, key, cache_folder(cache), cache in ("auto", True))
 
 
 def _from_memory(job: Job, key: str) -> Features:

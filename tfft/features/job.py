@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ from tfft.console import profile
 from tfft.console.progress import progress_bar
 from tfft.errors import DataError, PlanError, installed_version, raise_problems
 from tfft.features.batching import compute
-from tfft.features.engines import ENGINES, Opener, Staged
+from tfft.features.cache_key import cache_key
+from tfft.features.engines import ENGINES, EngineName, Opener, Staged, choose, stage
 from tfft.features.feature_set import Features
-from tfft.features.sources import Source, Views
+from tfft.features.sources import Source, Views, open_source
 from tfft.layers.preprocess import Preprocess
 from tfft.specs import Augmentation, augmentation
 
@@ -39,24 +41,38 @@ class Job:
     """One extraction of features.
 
     Attributes:
-        staged: Model.
+        model: Model whose features are computed.
+        staged: The same, divided into what enters the network and the network.
         source: Examples.
         opener: Opener of the engine.
-        name: Name of the model, for messages.
         dtype: Type of the stored features.
         batch_size: Examples per batch.
         verbose: As in :func:`tfft.features.extract`.
         notes: Decisions and their reasons so far.
     """
 
+    model: keras.Model
     staged: Staged
     source: Source
     opener: Opener
-    name: str
     dtype: str
     batch_size: int
     verbose: int
     notes: list[str] = dataclasses.field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """Name of the model, for messages."""
+        return str(self.model.name)
+
+    def key(self) -> str:
+        """Return the key of the features in a cache.
+
+        Raises:
+            NoKey: If a layer does not expose its settings.
+        """
+        engine, _ = choose(self.opener.engine, self.opener.texts)
+        return cache_key(self.model, self.source.identity(), dtype=self.dtype, engine=engine)
 
     def note(self, text: str) -> None:
         """Keep a decision with its reason, and log it."""
@@ -152,6 +168,38 @@ class Job:
         if isinstance(target, EntryWriter):
             target.start(count or 0, items, length)
         return items
+
+
+@contextlib.contextmanager
+def open_jobs(
+    model: keras.Model,
+    datasets: Sequence[Any],
+    cache: Any,
+    dtype: str,
+    engine: EngineName,
+    batch_size: int,
+    verbose: int,
+    views: Views | None,
+) -> Iterator[list[Job]]:
+    """Open a job for each dataset; the model is converted once. A context manager.
+
+    Args:
+        model: Model whose features are computed.
+        datasets: Datasets, as in :func:`tfft.features.extract`.
+        cache: As in :func:`tfft.features.extract`; the user's cache folder also keeps the converted network.
+        dtype: As in :func:`tfft.features.extract`.
+        engine: As in :func:`tfft.features.extract`.
+        batch_size: As in :func:`tfft.features.extract`.
+        verbose: As in :func:`tfft.features.extract`.
+        views: Views of the images in the first dataset.
+
+    Yields:
+        The jobs, in order.
+    """
+    staged = stage(model)
+    sources = [open_source(d, staged, batch_size, None if i else views) for i, d in enumerate(datasets)]
+    with Opener(staged.net, engine, staged.mask is not None, keep=cache in ("auto", True)) as opener:
+        yield [Job(model, staged, source, opener, dtype, batch_size, verbose) for source in sources]
 
 
 def views_of(augment: Augmentation | str | Sequence[str] | None, views: int, seed: int) -> Views | None:

@@ -13,12 +13,12 @@ import keras
 from tfft.arrays.store import EntryWriter, read_entry, read_manifest, shards_of
 from tfft.backbones.base import Backbone
 from tfft.errors import PlanError, join_names
-from tfft.features.cache import REMEDY, WHAT, default_folder
-from tfft.features.cache_key import NoKey, cache_key
-from tfft.features.engines import EngineName, Opener, choose, stage
-from tfft.features.job import Job, as_model, check_arguments, views_of
+from tfft.features.cache import REMEDY, WHAT, cache_folder
+from tfft.features.cache_key import NoKey
+from tfft.features.engines import EngineName
+from tfft.features.job import Job, as_model, check_arguments, open_jobs, views_of
 from tfft.features.shard_store import missing_shards, shard_key, shard_rows
-from tfft.features.sources import Views, open_source
+from tfft.features.sources import Views
 from tfft.specs import Augmentation
 
 
@@ -153,19 +153,13 @@ def extract_shards(
     check_arguments(cache, dtype, engine, batch_size)
     if cache in (None, False, "memory"):
         raise PlanError(f"Expected cache= as a folder, where shards are kept. Received: {cache!r}.")
-    root = default_folder() if cache in ("auto", True) else Path(os.fspath(cache)).expanduser()
-    model = as_model(prefix)
-    staged = stage(model)
-    sources = [open_source(d, staged, batch_size, None if i else views) for i, d in enumerate(datasets)]
-    with Opener(staged.net, engine, staged.mask is not None, keep=cache in ("auto", True)) as opener:
-        jobs = [Job(staged, s, opener, model.name, dtype, batch_size, verbose) for s in sources]
-        return [_extract_shard(model, job, root, number, count) for job in jobs]
+    with open_jobs(as_model(prefix), datasets, cache, dtype, engine, batch_size, verbose, views) as jobs:
+        return [_extract_shard(job, cache_folder(cache), number, count) for job in jobs]
 
 
-def _extract_shard(model: keras.Model, job: Job, root: Path, number: int, count: int) -> Shard:
+def _extract_shard(job: Job, root: Path, number: int, count: int) -> Shard:
     try:
-        chosen, _ = choose(job.opener.engine, job.opener.texts)
-        key = cache_key(model, job.source.identity(), dtype=job.dtype, engine=chosen)
+        key = job.key()
     except NoKey as why:
         raise PlanError(f"The features cannot be kept, so they cannot be computed in shards: {why}.") from why
     examples, batch_size = job.source.count or 0, job.source.batch_size
