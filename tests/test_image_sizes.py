@@ -7,6 +7,7 @@ import tensorflow as tf
 
 import tfft
 from tfft.errors import BackboneError
+from tfft.recipes.preparing import open_backbone
 
 L = keras.layers
 
@@ -65,6 +66,15 @@ def test_without_a_size_it_keeps_its_own(saved):
     assert not any("any size" in note for note in backbone.notes)
 
 
+@pytest.mark.slow
+def test_a_dense_task_opens_it_for_the_size_of_the_images(saved):
+    sizes = {
+        task: open_backbone(saved[0], tfft.RunConfig(), task, (96.0, 130.0)).input_spec.image_size
+        for task in ("classification", "object_detection")
+    }
+    assert sizes == {"classification": (32, 32), "object_detection": (96, 128)}
+
+
 def flattened(x):
     return L.Dense(4)(L.Flatten()(x))
 
@@ -86,3 +96,5 @@ def test_what_knows_its_size_is_refused_with_the_reason(end, reason, tmp_path):
         BackboneError, match=rf"images of 32 x 32 pixels only.*cannot be used at another size.*{reason}"
     ):
         tfft.load_backbone(tmp_path / "model", image_size=64)
+    opened = open_backbone(tmp_path / "model", tfft.RunConfig(), "semantic_segmentation", (64.0, 64.0))
+    assert opened.input_spec.image_size == (32, 32)  # the size that suits the task is a wish

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from tfft.data import Skipped
 from tfft.data.class_folders import is_stray
+from tfft.errors import quantity
 from tfft.inspection.findings import Finding, Item
 
 
@@ -22,7 +23,7 @@ def unusable(skipped: Sequence[Skipped], items: str, suffixes: tuple[str, ...]) 
     for item in skipped:  # rows of a table have no file of their own
         (stray if is_stray(item, suffixes) else bad).append(Item(item.path, item.reason))
     if bad:
-        message = f"{len(bad)} files or folders cannot be used"
+        message = f"{quantity(len(bad), 'file or folder', 'files or folders')} cannot be used"
         remedy = "repair, replace or remove them; training skips them"
         yield Finding("unusable", "error", message, remedy, tuple(bad))
     if stray:

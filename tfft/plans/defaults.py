@@ -26,7 +26,6 @@ _LEAST_VIEWS, _MOST_VIEWS = 4, 8
 _FEW = 500  # below so many examples, tiny images have no special rule
 _TINY_SIDE, _TINY_SIZE = 32, 64  # pixels
 _SMALL_SIDE, _SMALL_SIZE = 64, 128
-_CELL = 32  # pixels along the cells of the coarsest feature map
 _SHOWN, _COMPARED, _PAIR_STEPS = 40, 32, 200  # times an example is shown on pairs, examples of a batch, most steps
 PAIRED = 64  # examples of each class at most, which are compared in pairs
 _FITS = 0.78  # below it, all blocks train; docs/plans.md has the evidence
@@ -77,11 +76,17 @@ class Draft:
             return None
         if wish != "auto":
             return (wish, wish) if isinstance(wish, int) else (int(wish[0]), int(wish[1]))
+        shape = stats.image_shape
+        preferred = None if shape is None else self.task.preferred_image_size(shape)
+        if shape is not None and preferred is not None and (stats.flexible or preferred == stats.image_size):
+            self.reasons["image_size"] = (
+                f"the shape of the images (median {shape[0]:g} x {shape[1]:g}), with about "
+                f"{self.task.image_pixels:,} pixels: a larger image_size shows smaller objects and takes longer"
+            )
+            return preferred
         if not stats.flexible:
             self.reasons["image_size"] = "the only size this backbone takes"
             return stats.image_size
-        if self.task.image_pixels is not None and stats.image_shape is not None:
-            return self._dense_image_size(self.task.image_pixels, stats.image_shape)
         usual = "x".join(map(str, stats.image_size))
         for limit, chosen in ((_TINY_SIDE, _TINY_SIZE), (_SMALL_SIDE, _SMALL_SIZE)):
             if stats.image_side is not None and stats.image_side <= limit and chosen < min(stats.image_size):
@@ -93,16 +98,6 @@ class Draft:
                 return chosen, chosen
         self.reasons["image_size"] = "what the backbone was trained at"
         return stats.image_size
-
-    def _dense_image_size(self, pixels: int, shape: tuple[float, float]) -> tuple[int, int]:
-        """Height and width with a number of pixels, in the shape of the images and not larger than they are."""
-        scale = min(1.0, math.sqrt(pixels / (shape[0] * shape[1])))
-        height, width = (max(_CELL, round(side * scale / _CELL) * _CELL) for side in shape)
-        self.reasons["image_size"] = (
-            f"the shape of the images (median {shape[0]:g} x {shape[1]:g}), with about {pixels:,} pixels, in steps of "
-            f"{_CELL}: a larger image_size shows smaller objects and takes longer"
-        )
-        return height, width
 
     def unfreeze(self) -> int | float | str | list[str]:
         """Blocks to train: fewer for fewer examples."""

@@ -24,7 +24,7 @@ from tfft.io.atomic import write_whole
 from tfft.plans import NamedPlan, named
 from tfft.recipes.budget import within
 from tfft.recipes.expectation import Stopwatch, is_distributed
-from tfft.recipes.preparing import open_backbone, plan_for, with_new_statistics
+from tfft.recipes.preparing import open_for, plan_for, with_new_statistics
 from tfft.recipes.run import CHECKPOINTS
 from tfft.recipes.run_data import RunData, load_run_data
 from tfft.recipes.trial import MEASURED, try_plans
@@ -76,9 +76,7 @@ def recommend_plan(
     if strategy is not None:
         strategy.check(chosen)
     run_data = load_run_data(data, chosen)
-    opened = open_backbone(backbone, chosen, run_data.task)
-    run_data.check_backbone(opened)
-    run_data, chosen, opened = run_data.adapted(opened, chosen, verbose=False)
+    run_data, chosen, opened = open_for(backbone, chosen, run_data)
     return choose_plan(opened, run_data, chosen, cache, strategy)
 
 

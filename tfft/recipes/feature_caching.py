@@ -21,7 +21,7 @@ from tfft.recipes.preparing import (
     build_model,
     feature_source,
     makes_own_features,
-    open_backbone,
+    open_for,
     plan_for,
     with_new_statistics,
 )
@@ -110,9 +110,7 @@ def cache_features(
     with reading_bar(bool(verbose)) as progress:
         run_data = load_run_data(data, chosen, progress)
     keras.utils.set_random_seed(chosen.seed)  # as a run does: a backbone may start from random weights
-    opened = open_backbone(backbone, chosen, run_data.task)
-    run_data.check_backbone(opened)
-    run_data, chosen, opened = run_data.adapted(opened, chosen, verbose=False)
+    run_data, chosen, opened = open_for(backbone, chosen, run_data)
     made = plan_for(opened, run_data, chosen, cache, strategy, measure=False)
     source = None if makes_own_features(run_data) else feature_source(run_data, made, cache)
     if source is None:

@@ -24,7 +24,7 @@ from tfft.plans import NamedPlan, format_plan, named, summarize_plan
 from tfft.recipes.choosing import choose_plan, store_choice
 from tfft.recipes.expectation import expected_time, is_distributed, took
 from tfft.recipes.labelled import labelled_data
-from tfft.recipes.preparing import check_same_backbone, data_line, open_backbone, with_new_statistics
+from tfft.recipes.preparing import check_same_backbone, data_line, open_for, with_new_statistics
 from tfft.recipes.run import Run, plan_from_yaml, profiled
 from tfft.recipes.run_data import RunData, load_run_data
 from tfft.recipes.run_output import RunOutput
@@ -240,9 +240,7 @@ def _opened(
     keras.utils.set_random_seed(chosen.seed)
     if chosen.deterministic:
         tf.config.experimental.enable_op_determinism()
-    opened = open_backbone(backbone, chosen, run_data.task)
-    run_data.check_backbone(opened)
-    run_data, chosen, opened = run_data.adapted(opened, chosen, printer.level > 0)
+    run_data, chosen, opened = open_for(backbone, chosen, run_data, verbose=printer.level > 0)
     for note in opened.notes:
         printer.say(f"backbone: {note}")
     return run_data, chosen, opened

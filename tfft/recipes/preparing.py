@@ -20,7 +20,7 @@ from tfft.backbones.fetch.digests import pinned, split_pin
 from tfft.config import Plan, RunConfig, SharedSettings
 from tfft.console.profile import stage
 from tfft.data.examples import Examples
-from tfft.errors import PlanError, join_names, quantity
+from tfft.errors import BackboneError, PlanError, join_names, quantity
 from tfft.models import build
 from tfft.plans import DatasetStats, NamedPlan, recommend
 from tfft.recipes.probing import fit_of
@@ -41,14 +41,40 @@ def with_new_statistics(config: _Config, plan: NamedPlan | None) -> _Config:
     return dataclasses.replace(config, batch_norm="train") if anew else config
 
 
+def open_for(
+    backbone: Any, config: _Config, data: RunData, *, verbose: bool = False
+) -> tuple[RunData, _Config, Backbone]:
+    """Open a backbone for the data of a run, and fit each to the other.
+
+    Args:
+        backbone: As in :func:`tfft.finetune`.
+        config: Settings of the run.
+        data: Data of the run.
+        verbose: Print what was chosen.
+
+    Returns:
+        The data in the form that the backbone takes, the settings chosen for both, and the opened backbone.
+
+    Raises:
+        PlanError: If the backbone takes another modality, or a setting does not apply to it.
+        BackboneError: If it cannot be opened.
+    """
+    opened = open_backbone(backbone, config, data.task, data.splits.train.image_shape)
+    data.check_backbone(opened)
+    return data.adapted(opened, config, verbose)
+
+
 @stage("open the backbone")
-def open_backbone(backbone: Any, config: SharedSettings, task: str) -> Backbone:
+def open_backbone(
+    backbone: Any, config: SharedSettings, task: str, shape: tuple[float, float] | None = None
+) -> Backbone:
     """Open a backbone with the settings of a run, unless it is open already.
 
     Args:
         backbone: As in :func:`tfft.finetune`.
         config: Settings of the run.
-        task: Name of the task, which may have its own way to resize images.
+        task: Name of the task, which may have its own way to resize images and its own image size.
+        shape: Median height and width of the images in pixels; None if unknown.
     """
     options = config.given("opening")
     if isinstance(backbone, Backbone):
@@ -60,13 +86,27 @@ def open_backbone(backbone: Any, config: SharedSettings, task: str) -> Backbone:
     if config.batch_norm == "train" and not isinstance(backbone, keras.Model):
         options["batch_norm"] = "train"
     handle = _model_of_run(backbone)
-    opened, size = load_backbone(handle, **options), config.image_size
-    spec = opened.input_spec
-    if spec is not None and not spec.flexible and size != "auto":
-        size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
-        if size != spec.image_size:  # a SavedModel may be opened for another size, or it says why not
-            opened = load_backbone(handle, image_size=size, **options)
+    opened = load_backbone(handle, **options)
+    if opened.input_spec is not None and not opened.input_spec.flexible:
+        preferred = None if shape is None else registry.task(task).preferred_image_size(shape)
+        opened = _resized(opened, handle, options, config.image_size, preferred)
     return _fitted(opened, config, task)
+
+
+def _resized(
+    opened: Backbone, handle: Any, options: dict[str, Any], wanted: Any, preferred: tuple[int, int] | None
+) -> Backbone:
+    """Open a SavedModel of one image size for another: the wanted one, or the preferred one where that is possible."""
+    usual = None if opened.input_spec is None else opened.input_spec.image_size
+    if wanted != "auto":
+        size = (wanted, wanted) if isinstance(wanted, int) else (int(wanted[0]), int(wanted[1]))
+        return opened if size == usual else load_backbone(handle, image_size=size, **options)
+    if preferred is None or preferred == usual or isinstance(handle, keras.Model):
+        return opened
+    try:
+        return load_backbone(handle, image_size=preferred, **options)
+    except BackboneError:  # not only convolutions, so it takes its own size alone
+        return opened
 
 
 def _model_of_run(handle: Any) -> Any:
@@ -78,6 +118,7 @@ def _model_of_run(handle: Any) -> Any:
 
 
 def _fitted(backbone: Backbone, config: SharedSettings, task: str) -> Backbone:
+    """Return a backbone that resizes and decodes images in the way of the task."""
     if backbone.input_spec is None:
         return backbone
     kind = registry.task(task)
@@ -226,9 +267,6 @@ def data_line(data: RunData) -> str:
     else:
         text += f"task: {data.task}"
     text += f"\n{data.report}" if data.report else ""
-    if splits.skipped:
-        text += f"\n{quantity(len(splits.skipped), 'file')} skipped: " + "; ".join(map(str, splits.skipped[:3]))
-        text += "; ..." if len(splits.skipped) > 3 else ""
     if data.unseen:
         text += f"\nno held-out example of {join_names(data.unseen, limit=5)}: the scores do not cover it"
     return text

@@ -25,12 +25,13 @@ from tfft.data.dataset_examples import is_ready, ready_splits
 from tfft.data.examples import Examples
 from tfft.data.loader import explicit, load_copy, modality_of
 from tfft.data.tfds.source import is_tfds, local_copy
-from tfft.errors import PlanError, join_names, raise_problems, unknown_name
-from tfft.inspection import DataReport, check_splits
+from tfft.errors import PlanError, join_names, quantity, raise_problems, unknown_name
+from tfft.inspection import DataReport, Finding, check_splits
 from tfft.io.cache_dir import cache_dir
 from tfft.specs import OF_SEVERAL, InputSpec, augmentation, changes_of
 
 _Config = TypeVar("_Config", bound=SharedSettings)
+_NAMED = 3  # skipped files in the summary of the data
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -93,9 +94,18 @@ class RunData:
     @property
     def report(self) -> str:
         """Summary of the data to print."""
-        found = [] if self.checked is None else self.checked.findings
-        worth = [str(finding) for finding in found if finding.level != "note"]
-        return "\n".join([*([] if self.splits.report is None else [str(self.splits.report)]), *worth])
+        lines = [] if self.splits.report is None else [str(self.splits.report)]
+        lines += map(str, self._worth_a_look)
+        named = {item.name for finding in self._worth_a_look for item in finding.items}
+        if others := [each for each in self.splits.skipped if str(each.path) not in named]:
+            more = "; ..." if len(others) > _NAMED else ""
+            lines.append(f"{quantity(len(others), 'file')} skipped: {'; '.join(map(str, others[:_NAMED]))}{more}")
+        return "\n".join(lines)
+
+    @property
+    def _worth_a_look(self) -> list[Finding]:
+        """Findings of the data check that are more than notes."""
+        return [] if self.checked is None else [each for each in self.checked.findings if each.level != "note"]
 
     def training(self, spec: InputSpec | None, plan: Plan, epoch: tf.Variable) -> tf.data.Dataset:
         """Return the training dataset; a variable with the epoch determines its order."""

@@ -15,7 +15,7 @@ from tfft.data import BatchOptions, Examples
 from tfft.evaluation import Scores
 from tfft.features import extract, fit_linear_probe, split_head
 from tfft.features.linear_probe.out_of_fold import FOLDS, out_of_fold_logits, probe_logits
-from tfft.recipes.preparing import build_model, open_backbone, plan_for, spec_of
+from tfft.recipes.preparing import build_model, open_for, plan_for, spec_of
 from tfft.recipes.run_data import RunData
 
 _TIMED = 8  # examples of the batch that is timed
@@ -43,9 +43,7 @@ class Contender:
     """
 
     def __init__(self, handle: Any, data: RunData, config: RunConfig, cache: Any) -> None:
-        opened = open_backbone(handle, config, data.task)
-        data.check_backbone(opened)
-        self.data, chosen, opened = data.adapted(opened, config, verbose=False)
+        self.data, chosen, opened = open_for(handle, config, data)
         plan = plan_for(opened, self.data, chosen, None, None)
         self.handle, self.name = handle, _name(handle, opened)
         self._model = build_model(opened, self.data, plan)

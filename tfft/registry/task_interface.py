@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -151,6 +152,18 @@ class Task:
     def architectures(self) -> tuple[str, ...]:
         """Names of the heads that ``architecture=`` chooses from, the default first; empty for one head."""
         return ()
+
+    def preferred_image_size(self, shape: tuple[float, float]) -> tuple[int, int] | None:
+        """Return the height and width in pixels for images of a median shape; None for those of the backbone.
+
+        They have about :attr:`image_pixels` in that shape, are whole cells of the coarsest feature map, and not larger
+        than the images.
+        """
+        if self.image_pixels is None:
+            return None
+        cell, scale = self.strides[-1], min(1.0, math.sqrt(self.image_pixels / (shape[0] * shape[1])))
+        height, width = (max(cell, round(side * scale / cell) * cell) for side in shape)
+        return height, width
 
     # --- labels
 

@@ -19,7 +19,6 @@ from tfft.tasks.object_detection.data import BoxedImages
 _SAME = 1.0  # pixels by which the sides of one box may differ when it is drawn twice
 _FEW = 10  # objects of a class
 _TINY = 4.0  # pixels per side
-_CELL = 32  # pixels: sides of the model's pictures are multiples of it
 
 
 def box_findings(splits: Splits[BoxedImages], notes: list[str]) -> Iterator[Finding]:
@@ -92,10 +91,9 @@ def _unanswerable(splits: Splits[BoxedImages]) -> Iterator[Finding]:
     """Find objects that a detector of the default size cannot see, and pictures with more than it answers with."""
     labels = splits.train.labels
     shape = np.median(labels[:, 0, 5:7], axis=0)
-    scale = min(1.0, float(np.sqrt((OBJECT_DETECTION.image_pixels or 0) / shape.prod())))
-    height, width = (max(_CELL, round(float(side) * scale / _CELL) * _CELL) for side in shape)
+    size = OBJECT_DETECTION.preferred_image_size((float(shape[0]), float(shape[1])))
     warnings = {
-        "small-objects": small_objects(labels, splits.class_names, (height, width)),
+        "small-objects": None if size is None else small_objects(labels, splits.class_names, size),
         "crowded": crowded_pictures(labels),
     }
     for kind, text in warnings.items():
