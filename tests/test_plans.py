@@ -142,6 +142,24 @@ def test_what_is_switched_off_is_not_in_the_yaml():
     assert not {"ema_decay", "lora_rank", "lr_multipliers", "global_clipnorm"} & set(values)
 
 
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({}, "few_shot"),
+        ({"fit": 0.6, "fit_high": 0.7}, "lp_ft"),
+        ({"fit": 0.6, "fit_high": 0.8}, "few_shot"),  # 16 right of 20 may be luck
+        ({"fit": 0.6, "fit_high": 0.7, "smallest": 4}, "few_shot"),
+        ({"fit": 0.6, "fit_high": 0.7, "texts": True}, "few_shot"),
+    ],
+)
+def test_few_examples_train_blocks_only_if_a_linear_head_surely_fails(changes, name):
+    plan = recommend(dataclasses.replace(FACTS, **{"examples": 80, "smallest": 8, **changes}))
+    assert plan.name == name
+    if name == "lp_ft":
+        assert plan.phases[1].unfreeze == "all"
+        assert "8 examples in the smallest class are few, but a linear head" in plan.reasons["plan"]
+
+
 def test_data_that_a_linear_head_does_badly_on_trains_all_blocks():
     usual = recommend(FACTS)
     for fit in (None, 0.95):

@@ -16,6 +16,7 @@ from tfft.errors import BlockError, DataError, ExportError, PlanError, TfftError
 from tfft.evaluation import evaluate
 from tfft.plans import format_plan
 from tfft.recipes import DatasetStats, RunConfig, finetune, load_run, plan_from_yaml, recommend, rerun
+from tfft.recipes.run_training import _PhaseResults
 from tfft.specs import InputSpec
 
 slow_fixtures = process_fixtures = ("done",)
@@ -411,3 +412,29 @@ def test_ready_datasets_are_cached_when_asked_and_only_if_they_repeat():
     finetune(backbone(), shuffled, **settings)
     with pytest.raises(DataError, match="gave other examples, or another order"):
         finetune(backbone(), shuffled, cache="memory", **settings)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kept_in", ["memory", "folder"])
+def test_a_last_phase_that_lowers_the_score_is_undone(kept_in, done, tmp_path, monkeypatch, capsys):
+    """The best epoch is chosen by a metric of the fit, and the score of the run may disagree with it."""
+    root, *_ = done
+    measured, weights = _PhaseResults._measured, []
+
+    def pessimistic(self, part):
+        weights.append([v.numpy().copy() for v in self._model.weights])
+        return dataclasses.replace(measured(self, part), accuracy=0.5 - 0.1 * len(weights))
+
+    monkeypatch.setattr(_PhaseResults, "_measured", pessimistic)
+    out = tmp_path / "run" if kept_in == "folder" else None
+    settings = {**FAST, "verbose": True, "unfreeze": 1, "l2": 1e-4}
+    run = finetune(backbone(), root / "photos", out=out, export_to=False, **settings)
+    frozen, tuned = weights
+    assert any(not np.array_equal(old, new) for old, new in zip(frozen, tuned, strict=True))
+    for old, variable in zip(frozen, run.model.weights, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), old)
+    assert run.history.best["fine-tune"] == 0
+    assert (run.final_scores.value, run.frozen_scores.value) == (0.4, 0.4)
+    said = capsys.readouterr().out
+    assert "accuracy 0.3000, epoch" in said
+    assert "accuracy 0.4000 before this phase, so the weights from then were kept" in said

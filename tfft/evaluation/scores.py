@@ -228,6 +228,10 @@ class Scores:
             values["confusion"] = np.array(values["confusion"])
         return cls(**values)
 
+    def is_worse_than(self, other: Scores) -> bool:
+        """Whether the main score is worse than that of other scores of the same task."""
+        return self.value > other.value if self.lower_is_better else self.value < other.value
+
     @property
     def brief(self) -> str:
         """The main score without its interval."""

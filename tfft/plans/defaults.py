@@ -69,6 +69,11 @@ class Draft:
         data."""
         return self.stats.fit is not None and self.stats.fit < _FITS
 
+    @property
+    def is_surely_far(self) -> bool:
+        """Whether that score is low beyond its 95 % interval, which is wide for few examples."""
+        return self.stats.fit_high is not None and self.stats.fit_high < _FITS
+
     def image_size(self) -> tuple[int, int] | None:
         """Height and width in pixels; None for a backbone that takes no images."""
         stats, wish = self.stats, self.config.image_size

@@ -15,6 +15,7 @@ from tfft.settings import defaults_of
 from tfft.specs import augmentation
 
 _TOO_FEW = 10  # examples of the smallest class, below which nothing is trained
+_TRAINABLE = 5  # with so many, blocks train if a linear head fails; docs/plans.md has the evidence
 _UNEQUAL = 10  # ratio of the largest to the smallest class
 
 
@@ -31,7 +32,8 @@ def recommend(
     Use it to see the plan of :func:`tfft.finetune`, or to change a plan before running it.
 
     A backbone with random weights gets the plan ``from_scratch``. Otherwise the plan is ``few_shot`` for fewer than ten
-    examples in the smallest class, else ``lp_ft``; see :mod:`tfft.plans.strategies`.
+    examples in the smallest class, unless a linear head on the pretrained features has a low score beyond doubt; else
+    it is ``lp_ft``; see :mod:`tfft.plans.strategies`.
     Epochs follow from steps: fine-tuning gets at least 280, a trained head 240, in 2 to 10 epochs. The fewer the
     examples, the fewer last blocks train: a sixth of them below 500, a third below 5,000, half below 50,000, else all.
     Tiny images are unlike the pretraining data; with 500 of them and more, at least half of the blocks train, at a
@@ -104,7 +106,11 @@ def _choose(draft: Draft) -> NamedPlan:
         return NamedPlan("from_scratch")
     asked = any(getattr(config, name) != "auto" for name in ("unfreeze", "epochs", "head_epochs", "learning_rate"))
     if smallest is not None and smallest < _TOO_FEW and not asked and draft.task.solves_head:
-        draft.reasons["plan"] = f"{smallest} examples in the smallest class are too few to train on without overfitting"
+        few = f"{smallest} examples in the smallest class are"
+        if draft.is_surely_far and smallest >= _TRAINABLE and not draft.stats.texts:
+            draft.reasons["plan"] = f"{few} few, but a linear head on the pretrained features is too weak"
+            return NamedPlan("lp_ft")
+        draft.reasons["plan"] = f"{few} too few to train on without overfitting"
         return NamedPlan("few_shot")
     return NamedPlan("lp_ft")
 

@@ -23,6 +23,7 @@ class DatasetStats:
         texts: Whether the examples are texts.
         fit: Cross-validated accuracy of a linear head on the features of the backbone, scaled so that the most common
             class is 0 and a perfect score 1; None if unknown.
+        fit_high: Upper end of the 95 % interval of ``fit``.
         pretrained: Whether the weights of the backbone were trained before.
     """
 
@@ -38,4 +39,5 @@ class DatasetStats:
     largest: int | None = None
     texts: bool = False
     fit: float | None = None
+    fit_high: float | None = None
     pretrained: bool = True

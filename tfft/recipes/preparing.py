@@ -166,22 +166,23 @@ def plan_for(
         and stats.cached
         and task.exclusive_classes
         and task.solves_head
-        and first.name == "lp_ft"
+        and (first.name == "lp_ft" or (first.name == "few_shot" and plan is None))
         and config.unfreeze == "auto"
         and first.phases[0].head == "linear_probe"
     ):
         model, source = build_model(backbone, data, first), feature_source(data, first, cache)
         if source is not None:
-            fit = fit_of(model, data, source, seed=first.seed, verbose=verbose, grouped=data.is_grouped)
-            stats = dataclasses.replace(stats, fit=fit)
+            found = fit_of(model, data, source, seed=first.seed, verbose=verbose, grouped=data.is_grouped)
+            fit, high = (None, None) if found is None else found
+            stats = dataclasses.replace(stats, fit=fit, fit_high=high)
             first = recommend(stats, known, **names)
     if config.batch_size != "auto" or not measure:
         return first
     batch = next(iter(data.validation(spec_of(backbone, first), 32)))
     model = build_model(backbone, data, first)
-    found = fitting_batch_size(model, batch[:2], first.phases[-1], examples=len(data.splits.train), cached=stats.cached)
-    final = recommend(stats, dataclasses.replace(config, batch_size=found.size), **names)
-    return dataclasses.replace(final, reasons={**final.reasons, "batch_size": found.reason})
+    sized = fitting_batch_size(model, batch[:2], first.phases[-1], examples=len(data.splits.train), cached=stats.cached)
+    final = recommend(stats, dataclasses.replace(config, batch_size=sized.size), **names)
+    return dataclasses.replace(final, reasons={**final.reasons, "batch_size": sized.reason})
 
 
 def feature_source(data: RunData, plan: Plan, cache: str | os.PathLike[str] | bool | None) -> FeatureSource | None:

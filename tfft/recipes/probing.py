@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from tfft import heads
+from tfft.evaluation.scores import wilson_interval
 from tfft.features import fit_linear_probe, split_head
 from tfft.recipes.run_data import RunData
 from tfft.training import FeatureSource
@@ -18,7 +19,7 @@ from tfft.training import FeatureSource
 
 def fit_of(
     model: keras.Model, data: RunData, source: FeatureSource, *, seed: int, verbose: int, grouped: bool = False
-) -> float | None:
+) -> tuple[float, float] | None:
     """Measure a linear head on frozen features, by cross-validation on the training examples.
 
     Args:
@@ -32,8 +33,8 @@ def fit_of(
             examples, and the lower score counts.
 
     Returns:
-        Accuracy, scaled so that predicting the most frequent class is 0 and a perfect score is 1; None if no examples
-        can be held out.
+        Accuracy, scaled so that predicting the most frequent class is 0 and a perfect score is 1, and the upper end of
+        its 95 % interval; None if no examples can be held out.
     """
     prefix, _ = split_head(model)
     train, held_out = source.extract(prefix, verbose, varied=False)
@@ -41,9 +42,12 @@ def fit_of(
     solved = fit_linear_probe(np.asarray(train.arrays), labels, heads.from_model(model), seed=seed)
     if solved.best is None or solved.best.accuracy is None:
         return None
-    accuracy = solved.best.accuracy
+    accuracy, count = solved.best.accuracy, len(labels)
     if grouped and held_out is not None:
         logits = np.asarray(held_out.arrays) @ solved.kernel + solved.bias
-        accuracy = min(accuracy, float((logits.argmax(axis=-1) == held_out.labels).mean()))
+        right = logits.argmax(axis=-1) == held_out.labels
+        if right.mean() < accuracy:
+            accuracy, count = float(right.mean()), len(logits)
     commonest = max(data.counts) / sum(data.counts)
-    return (accuracy - commonest) / (1 - commonest)
+    _, high = wilson_interval(accuracy * count, count)
+    return (accuracy - commonest) / (1 - commonest), (high - commonest) / (1 - commonest)

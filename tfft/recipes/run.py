@@ -205,7 +205,7 @@ def compare(frozen: Scores, final: Scores, change: Difference | None = None) -> 
     text = f"fine-tuning changed {final.metric.replace('_', ' ')} by {gain:+.4f}"
     if change is not None:
         text += f" (95 % interval on the same examples {change.low:+.4f} to {change.high:+.4f})"
-    if gain > 0 if final.lower_is_better else gain < 0:
+    if final.is_worse_than(frozen):
         text += ": it did not help; the frozen backbone (unfreeze='none') is the better model here"
     if change is not None:
         return text + "; that may be chance" if change.low <= 0 <= change.high else text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import os
@@ -23,7 +24,7 @@ from tfft.evaluation import Scores, evaluate
 from tfft.freezing import describe
 from tfft.recipes.costing import cost
 from tfft.recipes.preparing import build_model, is_cached, spec_of, training_source
-from tfft.recipes.run import CHECKPOINTS, Run, write_model
+from tfft.recipes.run import CHECKPOINTS, MODEL, Run, write_model
 from tfft.recipes.run_data import RunData
 from tfft.specs import InputSpec
 from tfft.training import CheckpointConfig, History, TrainableSuffix, on_chief, train
@@ -121,31 +122,65 @@ class _PhaseResults:
         self._printer, self._folder, self._tracked = printer, folder, tracked
         self.stored: dict[str, Any] = {"scores": [], "seconds": {}, "expected_seconds": dict(expected)}
         self._began = time.perf_counter()
+        self._weights: list[np.ndarray] = []  # from before the last phase, unless the folder has them
 
     @property
     def scores(self) -> list[Scores]:
         """Scores after each phase that was measured."""
         return [Scores.from_dict(json.loads(text)) for text in self.stored["scores"]]
 
-    def add(self, phase: Phase, history: History, part: TrainableSuffix | None) -> None:
-        """Measure the model after a phase, print the result and write the model."""
-        is_last = phase is self._plan.phases[-1]
-        if phase.contrastive_repeats and self.stored["scores"] and not is_last:
+    def add(self, phase: Phase, history: History, part: TrainableSuffix | None) -> History | None:
+        """Measure the model after a phase, print the result and write the model.
+
+        Returns:
+            The history with no best epoch if the last phase made the score worse, so that the weights from before it
+            were restored; else None.
+        """
+        is_last, restored, remark = phase is self._plan.phases[-1], None, ""
+        before = self.scores[-1] if self.stored["scores"] else None
+        if phase.contrastive_repeats and before is not None and not is_last:
             line = "features changed; the head will follow"  # a score would mean nothing
         else:
             scores = self._measured(part)
+            line = scores.summary if self._printer.level > 1 else scores.brief
+            if is_last and before is not None and self._goes_on(phase):
+                if not history.best[phase.name]:
+                    scores = before  # of the same weights
+                elif scores.is_worse_than(before):
+                    self._restore()
+                    restored = dataclasses.replace(history, best={**history.best, phase.name: 0})
+                    scores, remark = before, f"; {before.brief} before this phase, so the weights from then were kept"
             self.stored["scores"].append(json.dumps(scores.to_dict()))
             self._tracked.log_scores(phase.name, {"loss": scores.loss, scores.metric: scores.value})
-            line = scores.summary if self._printer.level > 1 else scores.brief
         if phase.epochs and not phase.contrastive_repeats:
-            line += f", epoch {history.best[phase.name]} of {phase.epochs}"
+            line += f", epoch {history.best[phase.name]} of {phase.epochs}{remark}"
         now = time.perf_counter()
         self.stored["seconds"][phase.name], self._began = now - self._began, now
         self._printer.say(f"{phase.name}: {line}\n  {history.audits[phase.name].summary}")
         for note in history.notes:
             self._printer.say("  " + note.removeprefix(f"phase {phase.name!r}: "))
-        if (folder := self._folder) is not None and not is_last:  # a failure in a later phase loses that phase only
+        if not is_last:
+            self._keep()
+        return restored
+
+    def _goes_on(self, phase: Phase) -> bool:
+        """Whether the last phase began with the weights that were measured last, and chose the best of its epochs."""
+        return phase.epochs > 0 and not phase.contrastive_repeats and not self._plan.phases[-2].contrastive_repeats
+
+    def _keep(self) -> None:
+        """Keep the weights of a phase: a failure in a later phase loses that phase only, and the last may be worse."""
+        folder = self._folder
+        if folder is not None:
             on_chief(self._model, lambda: write_model(self._model, folder))
+        if (folder is None or has_workers(self._model)) and len(self.stored["seconds"]) == len(self._plan.phases) - 1:
+            self._weights = [keras.ops.convert_to_numpy(variable).copy() for variable in self._model.weights]
+
+    def _restore(self) -> None:
+        """Give the model the weights that :meth:`_keep` kept."""
+        weights = self._weights
+        if not weights and self._folder is not None:
+            weights = keras.models.load_model(self._folder / MODEL, compile=False).get_weights()
+        self._model.set_weights(weights)
 
     def _measured(self, part: TrainableSuffix | None) -> Scores:
         """Return the scores of the model, computed on the features of the held-out examples if a phase has them."""

@@ -45,7 +45,7 @@ def train(
     seed: int = 0,
     microbatch_size: int | None = None,
     class_weight: Mapping[int, float] | None = None,
-    after_phase: Callable[[Phase, History, TrainableSuffix | None], None] | None = None,
+    after_phase: Callable[[Phase, History, TrainableSuffix | None], Any] | None = None,
     checkpoints: str | os.PathLike[str] | CheckpointConfig | None = None,
     memory: MutableMapping[str, Any] | None = None,
     example_scores: bool = False,
@@ -91,7 +91,8 @@ def train(
         class_weight: Class weights by class number; see :func:`tfft.data.class_weights`.
         after_phase: Function called with the phase, its history, and the part of the model that it trained with the
             data of that part (None after pairs or low-rank updates), once its best weights are restored; not for phases
-            completed before an interruption.
+            completed before an interruption. It may return another history of the phase, with 0 as the best epoch if it
+            restored the weights from before.
         checkpoints: A folder, or :class:`CheckpointConfig`, for checkpoints during training. None saves nothing.
         memory: Values of the caller that belong to the training: numbers, strings, arrays, lists and dicts of those.
             They are saved at the end of each phase, after ``after_phase``, and restored when the training resumes.
@@ -154,9 +155,10 @@ def train(
         with distribute.scope_of(model):
             done, best = (solve_phase if phase.solves_head else fit_phase)(context, phase, best)
         context.epochs_before += len(done.rows)
-        history += done
         if after_phase is not None:
-            after_phase(phase, done, context.trained)
+            changed = after_phase(phase, done, context.trained)
+            done = changed if isinstance(changed, History) else done
+        history += done
         if context.manager is not None:
             context.manager.finish(context, done, best)
     return history if context.manager is None else context.manager.close(context)
