@@ -167,13 +167,14 @@ def reason_of(error: BaseException, *, limit: int = 500) -> str:
     return first if len(first) <= limit else f"... {first[-limit:]}"
 
 
-def raise_problems(error: type[TfftError], title: str, problems: Sequence[str]) -> None:
+def raise_problems(error: type[TfftError], title: str, problems: Sequence[str], *, limit: int | None = None) -> None:
     """Raise one error that lists all problems; do nothing if there are none.
 
     Args:
         error: Class of the error.
         title: First line of the message.
         problems: One sentence per problem.
+        limit: Maximum number of problems to list; of the others the message has the number. Defaults to all.
 
     Raises:
         TfftError: Of the given class, if ``problems`` is not empty.
@@ -181,7 +182,9 @@ def raise_problems(error: type[TfftError], title: str, problems: Sequence[str]) 
     if len(problems) == 1:
         raise error(f"{title}: {problems[0]}")
     if problems:
-        raise error(f"{title} ({len(problems)} problems):\n" + "\n".join(f"  - {p}" for p in problems))
+        shown = list(problems[:limit])
+        shown += [f"and {len(problems) - len(shown)} more"] * (len(shown) < len(problems))
+        raise error(f"{title} ({len(problems)} problems):\n" + "\n".join(f"  - {p}" for p in shown))
 
 
 def missing_package(package: str, purpose: str, install: str) -> NoReturn:

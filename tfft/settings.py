@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import inspect
 import math
+import numbers
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -103,9 +104,17 @@ def is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def is_count(value: Any) -> bool:
+    """Whether a value is a whole number of at least 1, of Python or of NumPy; booleans are not."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= 1
+
+
 def is_number(value: Any) -> bool:
     """Whether a value is a finite number; booleans are not."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    try:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an integer beyond all floats
+        return False
 
 
 AUTO = satisfies("'auto'", lambda value: isinstance(value, str) and value == "auto")

@@ -217,8 +217,7 @@ def _load(network: keras.Model, tensors: dict[str, np.ndarray], folder: Path) ->
         variable.assign(value)
     unused = set(tensors) - set(targets) - {*_SHARED, "lm_head.weight"}
     problems += [f"{name} has no place in such a model" for name in sorted(unused)]
-    more = [f"{len(problems) - 8} more"] if len(problems) > 8 else []
-    raise_problems(HandleError, f"The weights in {folder} do not fit its config.json", [*problems[:8], *more])
+    raise_problems(HandleError, f"The weights in {folder} do not fit its config.json", problems, limit=8)
 
 
 def _tokenizer(folder: Path, config: Mapping[str, Any]) -> keras.layers.Layer:

@@ -268,7 +268,7 @@ def read_split(path: str | os.PathLike[str], keys: Sequence[str]) -> np.ndarray:
         for line, row in enumerate(rows[1:], 2)
         if len(row) != 2 or row[1] not in (TRAIN, VALIDATION)
     ]
-    raise_problems(DataError, f"The split {str(path)!r} cannot be used", problems[:_SHOWN])
+    raise_problems(DataError, f"The split {str(path)!r} cannot be used", problems, limit=_SHOWN)
     part = {composed(name): side for name, side in rows[1:]}
     keys = [composed(key) for key in keys]
     missing = [key for key in keys if key not in part]

@@ -7,7 +7,6 @@ is not folded into the convolutions, and the result is slower than TensorFlow.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import queue
 import re
@@ -21,6 +20,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfft.console.output import quiet_loggers
 from tfft.errors import installed_version
 from tfft.keras_compat import with_constants
 
@@ -101,8 +101,6 @@ def _check_types(graph: tf.Graph) -> None:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Suppress the messages of the converter and the interpreter, which are written in C++."""
-    loggers = [logging.getLogger(name) for name in ("absl", "tensorflow")]
-    levels = [logger.level for logger in loggers]
     with _LOCK, contextlib.ExitStack() as stack:
         sys.stderr.flush()
         try:
@@ -113,15 +111,12 @@ def quiet() -> Iterator[None]:
         stack.callback(os.close, kept)
         nowhere = os.open(os.devnull, os.O_WRONLY)
         stack.callback(os.close, nowhere)
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
+        stack.enter_context(quiet_loggers("absl", "tensorflow"))
         os.dup2(nowhere, 2)
         try:
             yield
         finally:
             os.dup2(kept, 2)
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
 
 
 class _Interpreter:

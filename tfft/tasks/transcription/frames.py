@@ -56,9 +56,8 @@ def check_fit(splits: Splits[TranscribedRecordings], backbone: Backbone) -> None
                     f"{what}, which is {counts[at]} frames, and its {len(part.texts[at])} characters need {least}: "
                     "is it the text of another recording, or is the recording cut off?"
                 )
-    more = [f"{len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
     title = "Some transcripts do not fit their recordings; correct or remove these rows"
-    raise_problems(DataError, title, [*problems[:_SHOWN], *more])
+    raise_problems(DataError, title, problems, limit=_SHOWN)
 
 
 def _frames(seconds: np.ndarray, part: TranscribedRecordings, backbone: Backbone) -> np.ndarray | None:
