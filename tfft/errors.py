@@ -99,18 +99,21 @@ def join_names(names: Iterable[object], *, limit: int = 20) -> str:
     return shown if len(every) <= limit else f"{shown} and {len(every) - limit} more"
 
 
+_PLURALS = {"class": "classes", "box": "boxes"}  # others get an s
+
+
 def quantity(count: int, singular: str, plural: str | None = None) -> str:
     """Return a number with its noun, such as ``1 class`` or ``2 classes``.
 
     Args:
         count: Number.
         singular: Noun for one.
-        plural: Noun for others. Defaults to the singular and an s.
+        plural: Noun for others. Defaults to the singular and an s, or to "classes" and "boxes".
     """
-    return f"{count} {singular if count == 1 else plural or singular + 's'}"
+    return f"{count} {singular if count == 1 else plural or _PLURALS.get(singular, singular + 's')}"
 
 
-_NOUNS = {"classes": "class", "boxes": "box"}  # others lose their s
+_SINGULARS = {plural: singular for singular, plural in _PLURALS.items()}
 _VERBS = {"are": "is", "have": "has", "occur": "occurs", "use": "uses", "differ": "differs", "last": "lasts"}
 _ONE = re.compile(rf"^1 ((?:[a-z]+ )??)([a-z]+s) (cannot|{'|'.join(_VERBS)})\b")
 
@@ -126,7 +129,7 @@ def in_number(message: str) -> str:
         '1 image is CMYK'
     """
     return _ONE.sub(
-        lambda found: f"1 {found[1]}{_NOUNS.get(found[2], found[2][:-1])} {_VERBS.get(found[3], found[3])}", message
+        lambda found: f"1 {found[1]}{_SINGULARS.get(found[2], found[2][:-1])} {_VERBS.get(found[3], found[3])}", message
     )
 
 

@@ -79,7 +79,7 @@ class MaskedPictures(ImageModality):
             if share < _RARE or counts[name] < _FEW
         )
         if few:
-            message = f"rare in the training masks: {quantity(len(few), 'class', 'classes')}"
+            message = f"rare in the training masks: {quantity(len(few), 'class')}"
             yield Finding("few", "warning", message, "add pictures of them, or leave them out with ignore=", few)
 
     def preview_grid(self, examples: Any, image: InputSpec, **options: Any) -> np.ndarray:
