@@ -18,6 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tfft.io.processors import usable_cores
+
 _AT_ONCE = 1024
 _AHEAD = 256  # files to read ahead
 _Facts = TypeVar("_Facts")
@@ -55,7 +57,7 @@ def in_threads(
         progress: Function called with (files done, files in total) after each file.
     """
     found: list[_Facts] = []
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         for start in range(0, len(paths), _AHEAD):
             for facts in pool.map(examine, paths[start : start + _AHEAD]):
                 found.append(facts)

@@ -22,6 +22,7 @@ import tensorflow as tf
 
 from tfft.console.output import quiet_loggers
 from tfft.errors import installed_version
+from tfft.io.processors import usable_cores
 from tfft.keras_compat import with_constants
 
 PACKAGE = "ai-edge-litert"
@@ -37,11 +38,6 @@ class Unfit(Exception):
 def version() -> str | None:
     """Return the version of the installed package, or None."""
     return installed_version(PACKAGE)
-
-
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def trace(model: keras.Model, shapes: Sequence[Sequence[int | None]]) -> tf.types.experimental.ConcreteFunction:
@@ -157,8 +153,8 @@ class Pool:
     """
 
     def __init__(self, content: bytes) -> None:
-        count = max(1, min(cores(), _MEMORY // max(1, len(content))))
-        self.workers, self.threads = count, max(1, cores() // count)
+        count = max(1, min(usable_cores(), _MEMORY // max(1, len(content))))
+        self.workers, self.threads = count, max(1, usable_cores() // count)
         self._free: queue.SimpleQueue[_Interpreter] = queue.SimpleQueue()
         with quiet():
             for _ in range(count):

@@ -18,6 +18,7 @@ import numpy as np
 from tfft.data.duplicates import Duplicate, Duplicates
 from tfft.data.file_index import FileKind, in_threads, indexed_facts
 from tfft.errors import DataError, installed_version, missing_package
+from tfft.io.processors import usable_cores
 from tfft.modalities.audio.wav import MAGIC, UnsupportedWav, read_wav
 from tfft.specs import AudioSpec
 
@@ -187,7 +188,7 @@ def read_waves(
         DataError: If a file has changed.
         DependencyError: If a package is missing; the message has the command that installs it.
     """
-    cores, done = os.cpu_count() or 1, 0
+    cores, done = usable_cores(), 0
     window = max(cores, min(_WINDOW, _AHEAD // (4 * spec.samples)))
     with ThreadPoolExecutor(cores) as pool:
         for start in range(0, len(facts), window):

@@ -19,6 +19,7 @@ import tensorflow as tf
 from tfft.arrays.store import content_hash
 from tfft.config.stored_settings import current_names
 from tfft.errors import PlanError, installed_version
+from tfft.io.processors import usable_cores
 from tfft.keras_compat import is_deterministic
 from tfft.training.checkpoint.files import sync
 from tfft.training.checkpoint.store import CheckpointError
@@ -34,7 +35,6 @@ def facts() -> dict[str, Any]:
         >>> tfft.training.checkpoint.fingerprint.facts()["determinism"]
         True
     """
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     threads = tf.config.threading
     return {
         "versions": {
@@ -47,7 +47,7 @@ def facts() -> dict[str, Any]:
         "devices": [_device(device) for device in tf.config.get_visible_devices()],
         "processor": _processor(),
         "threads": {
-            "processors": cpus,
+            "processors": usable_cores(),
             "inter_op": threads.get_inter_op_parallelism_threads(),
             "intra_op": threads.get_intra_op_parallelism_threads(),
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
