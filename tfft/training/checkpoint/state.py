@@ -198,9 +198,7 @@ def _random_variables(model: keras.Model, fitted: keras.Model) -> list[Any]:
     for layer in [*keras_compat.flatten_layers(model), *keras_compat.flatten_layers(fitted)]:
         found += [generator.state for generator in keras_compat.seed_generators(layer)]
         for value in vars(layer).values():
-            if isinstance(value, keras.random.SeedGenerator):
-                found.append(value.state)
-            elif isinstance(value, tf.random.Generator):
+            if isinstance(value, (keras.random.SeedGenerator, tf.random.Generator)):
                 found.append(value.state)
             elif isinstance(value, tf.Variable):
                 found.append(value)
