@@ -142,7 +142,7 @@ def _exports_are_checked_in_forks() -> Iterator[None]:
 
     from tfft.exporting import parity
 
-    forks = forked_checks.Forks(parity.start_worker)
+    forks = forked_checks.Forks(parity.start_worker, parity.worker_environment)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parity, "start_worker", forks.start)
         yield

@@ -41,17 +41,18 @@ class Fork:
 class Forks:
     """Runs jobs of `parity_worker.py` in forks, or in processes where TensorFlow's cannot be forked."""
 
-    def __init__(self, start: Callable[[str], subprocess.Popen[str]]) -> None:
-        self._start_process, self._server, self._usable = start, None, True
+    def __init__(
+        self, start: Callable[[str], subprocess.Popen[str]], environment: Callable[[], dict[str, str]]
+    ) -> None:
+        self._start_process, self._environment = start, environment
+        self._server, self._usable = None, True
 
     def start(self, folder: str) -> Fork | subprocess.Popen[str]:
         return Fork(self, folder) if self._usable else self._start_process(folder)
 
     def run(self, folder: str, job: str) -> tuple[int, str]:
         if self._server is None:
-            environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"}
-            environment.pop("PYTHONWARNINGS", None)
-            self._server = self._start(environment)
+            self._server = self._start(self._environment())
         with tempfile.TemporaryFile("w+") as said:
             request = {"job": job, "cwd": folder, "said": f"/proc/{os.getpid()}/fd/{said.fileno()}"}
             self._server.stdin.write(json.dumps(request) + "\n")

@@ -4,7 +4,7 @@ import keras
 import pytest
 import tensorflow as tf
 
-from tfft.errors import reason_of
+from tfft.errors import DataError, raise_problems, reason_of
 
 
 class _Failing(keras.layers.Layer):
@@ -53,3 +53,10 @@ def test_an_error_without_words_and_a_very_long_one():
     assert reason_of(KeyError()) == "KeyError"
     assert reason_of(ValueError("a" * 999 + " the end")).endswith("a the end")
     assert len(reason_of(ValueError("b" * 999))) < 510
+
+
+@pytest.mark.parametrize(("count", "more"), [(2, []), (4, ["  - and 2 more"])], ids=["all fit", "too many"])
+def test_problems_beyond_the_limit_are_counted(count, more):
+    with pytest.raises(DataError) as caught:
+        raise_problems(DataError, "No", list("abcd"[:count]), limit=2)
+    assert str(caught.value).splitlines() == [f"No ({count} problems):", "  - a", "  - b", *more]

@@ -608,7 +608,7 @@ def test_faults_of_a_file_are_told_with_their_line(tmp_path, name, text, match):
 
 def test_all_faults_are_told_together(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"tokens": ["a b"], "tags": ["O"]}\n' * 12)
-    with pytest.raises(DataError, match=r"(?s)11 problems.*line 1:.*line 10:.*and 2 more"):
+    with pytest.raises(DataError, match=r"(?s)12 problems.*line 1:.*line 10:.*and 2 more"):
         load_tagged(tmp_path / "a.jsonl")
 
 

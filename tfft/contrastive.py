@@ -134,17 +134,15 @@ def fetched_pairs(
         seed: Seed for the batches.
         epoch: As in :func:`pairs`; None counts the passes.
     """
+    from tfft.data.sampling import pass_counter  # importing Keras imports this module, also on behalf of that one
+
     draw, steps = _drawing(labels, shown, size, seed)
+    next_pass = pass_counter(epoch)
     with tf.device("CPU:0"):
-        passes = tf.Variable(0, dtype=tf.int64, trainable=False, name="passes") if epoch is None else epoch
         targets = tf.constant(labels)
 
     def one_pass(_: tf.Tensor) -> tf.data.Dataset:
-        now = tf.cast(passes.read_value(), tf.int64)
-        if epoch is None:
-            with tf.control_dependencies([now]):
-                passes.assign_add(1)
-        return tf.data.Dataset.from_tensor_slices(draw(now))
+        return tf.data.Dataset.from_tensor_slices(draw(next_pass()))
 
     def take(rows: tf.Tensor) -> tuple[Any, tf.Tensor]:
         rows = tf.unique(rows).y  # a small class was drawn completely, more than once

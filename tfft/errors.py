@@ -99,18 +99,21 @@ def join_names(names: Iterable[object], *, limit: int = 20) -> str:
     return shown if len(every) <= limit else f"{shown} and {len(every) - limit} more"
 
 
+_PLURALS = {"class": "classes", "box": "boxes"}  # others get an s
+
+
 def quantity(count: int, singular: str, plural: str | None = None) -> str:
     """Return a number with its noun, such as ``1 class`` or ``2 classes``.
 
     Args:
         count: Number.
         singular: Noun for one.
-        plural: Noun for others. Defaults to the singular and an s.
+        plural: Noun for others. Defaults to the singular and an s, or to "classes" and "boxes".
     """
-    return f"{count} {singular if count == 1 else plural or singular + 's'}"
+    return f"{count} {singular if count == 1 else plural or _PLURALS.get(singular, singular + 's')}"
 
 
-_NOUNS = {"classes": "class", "boxes": "box"}  # others lose their s
+_SINGULARS = {plural: singular for singular, plural in _PLURALS.items()}
 _VERBS = {"are": "is", "have": "has", "occur": "occurs", "use": "uses", "differ": "differs", "last": "lasts"}
 _ONE = re.compile(rf"^1 ((?:[a-z]+ )??)([a-z]+s) (cannot|{'|'.join(_VERBS)})\b")
 
@@ -126,7 +129,7 @@ def in_number(message: str) -> str:
         '1 image is CMYK'
     """
     return _ONE.sub(
-        lambda found: f"1 {found[1]}{_NOUNS.get(found[2], found[2][:-1])} {_VERBS.get(found[3], found[3])}", message
+        lambda found: f"1 {found[1]}{_SINGULARS.get(found[2], found[2][:-1])} {_VERBS.get(found[3], found[3])}", message
     )
 
 
@@ -167,13 +170,14 @@ def reason_of(error: BaseException, *, limit: int = 500) -> str:
     return first if len(first) <= limit else f"... {first[-limit:]}"
 
 
-def raise_problems(error: type[TfftError], title: str, problems: Sequence[str]) -> None:
+def raise_problems(error: type[TfftError], title: str, problems: Sequence[str], *, limit: int | None = None) -> None:
     """Raise one error that lists all problems; do nothing if there are none.
 
     Args:
         error: Class of the error.
         title: First line of the message.
         problems: One sentence per problem.
+        limit: Maximum number of problems to list; of the others the message has the number. Defaults to all.
 
     Raises:
         TfftError: Of the given class, if ``problems`` is not empty.
@@ -181,7 +185,9 @@ def raise_problems(error: type[TfftError], title: str, problems: Sequence[str]) 
     if len(problems) == 1:
         raise error(f"{title}: {problems[0]}")
     if problems:
-        raise error(f"{title} ({len(problems)} problems):\n" + "\n".join(f"  - {p}" for p in problems))
+        shown = list(problems[:limit])
+        shown += [f"and {len(problems) - len(shown)} more"] * (len(shown) < len(problems))
+        raise error(f"{title} ({len(problems)} problems):\n" + "\n".join(f"  - {p}" for p in shown))
 
 
 def missing_package(package: str, purpose: str, install: str) -> NoReturn:

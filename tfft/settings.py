@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import inspect
 import math
+import numbers
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -103,9 +104,17 @@ def is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def is_count(value: Any) -> bool:
+    """Whether a value is a whole number of at least 1, of Python or of NumPy; booleans are not."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= 1
+
+
 def is_number(value: Any) -> bool:
     """Whether a value is a finite number; booleans are not."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    try:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an integer beyond all floats
+        return False
 
 
 AUTO = satisfies("'auto'", lambda value: isinstance(value, str) and value == "auto")
@@ -343,19 +352,18 @@ def _with_default(text: str, field: dataclasses.Field[Any], default: Any = None)
     return f"{text.rstrip('.')} (default: {shown})" if shown else text.rstrip(".")
 
 
-def help_table(table: type, names: Iterable[str], width: int = 79) -> str:
+def help_table(table: type, names: Iterable[str]) -> str:
     """Format the help of settings as ``argparse`` does.
 
     Args:
         table: Dataclass with the settings.
         names: Names of the settings.
-        width: Line width.
     """
     fields = {field.name: field for field in dataclasses.fields(table)}
     lines = []
     for name in names:
         text = _with_default(about(fields[name]).help, fields[name])
-        lines.append(textwrap.fill(text, width, initial_indent=f"  {name:<20}  ", subsequent_indent=" " * 24))
+        lines.append(textwrap.fill(text, 79, initial_indent=f"  {name:<20}  ", subsequent_indent=" " * 24))
     return "\n".join(lines)
 
 

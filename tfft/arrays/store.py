@@ -140,7 +140,7 @@ class EntryWriter:
             about: JSON values to store with it.
         """
         content = {"key": self._key, "written": time.time(), "arrays": self._files.about, "about": dict(about)}
-        manifest = {"content": content, "sha256": _hash(content)}
+        manifest = {"content": content, "sha256": content_hash(content)}
         for descriptor in self._open[1:]:
             os.fsync(descriptor)
         descriptor = os.open(self._aside / MANIFEST, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
@@ -242,7 +242,8 @@ def size_of(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _hash(content: Mapping[str, Any]) -> str:
+def content_hash(content: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of plain values, whatever the order of their names."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -251,6 +252,6 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         content = manifest["content"]
-        return dict(content) if manifest["sha256"] == _hash(content) else None
+        return dict(content) if manifest["sha256"] == content_hash(content) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -11,7 +11,7 @@ from tfft.backbones.base import Backbone
 from tfft.backbones.huggingface import read_json
 from tfft.errors import BackboneError, HandleError, raise_problems
 from tfft.layers.bart_blocks import BartDecoder, BartEmbeddings, BartEncoder
-from tfft.layers.pair_tokenizer import PairTokenizer
+from tfft.layers.pair_tokenizer import NETWORK_INPUTS, PairTokenizer
 from tfft.layers.transformer_blocks import TiedLogits
 from tfft.specs import TextSpec
 
@@ -95,8 +95,7 @@ def _chain(network: Any) -> keras.Model:
         network.encoder_embeddings_layer_norm, network.decoder_embeddings_layer_norm, network.dropout,
         name="embeddings",
     )  # fmt: skip
-    names = ("encoder_token_ids", "encoder_padding_mask", "decoder_token_ids")
-    inputs = {n: keras.Input((None,), dtype="int32", name=n) for n in names}
+    inputs = {n: keras.Input((None,), dtype="int32", name=n) for n in NETWORK_INPUTS}
     state = embeddings(*inputs.values())
     for number, layer in enumerate(network.encoder_transformer_layers, 1):
         state = BartEncoder(layer, name=f"encoder{number}")(*state)

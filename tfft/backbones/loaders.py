@@ -106,12 +106,10 @@ class Application:
         return from_applications(handle, backbone_name=options.name)
 
 
-class KerasFile:
-    """``.keras`` files, of Keras 3 and Keras 2."""
+class _OneFile:
+    """Base class of the formats that are a single file, with one of some suffixes."""
 
-    name = ".keras file"
-    options = frozenset({"output"})
-    suffixes: tuple[str, ...] = (".keras",)
+    suffixes: tuple[str, ...]
 
     def matches(self, handle: str) -> bool:
         """Return whether the file is there."""
@@ -120,6 +118,14 @@ class KerasFile:
     def files(self, handle: str) -> Path:
         """Return the file."""
         return Path(handle).expanduser()
+
+
+class KerasFile(_OneFile):
+    """``.keras`` files, of Keras 3 and Keras 2."""
+
+    name = ".keras file"
+    options = frozenset({"output"})
+    suffixes: tuple[str, ...] = (".keras",)
 
     def load(self, handle: str, options: LoadOptions) -> Backbone:
         """Open the file, with Keras' safe mode on; what only Keras 2 knows, with that."""
@@ -143,20 +149,16 @@ class H5File(KerasFile):
     suffixes = (".h5", ".hdf5")
 
 
-class FrozenGraph:
+class FrozenGraph(_OneFile):
     """Graphs of TensorFlow 1 whose variables became constants: ``.pb`` files."""
 
     name = "frozen graph"
     options = frozenset({"output", "constants", "trust"})
+    suffixes = (".pb",)
 
     def matches(self, handle: str) -> bool:
         """Return whether the file is there, and is not the one of a SavedModel."""
-        path = Path(handle).expanduser()
-        return path.suffix == ".pb" and path.name != "saved_model.pb" and path.is_file()
-
-    def files(self, handle: str) -> Path:
-        """Return the file."""
-        return Path(handle).expanduser()
+        return super().matches(handle) and Path(handle).name != "saved_model.pb"
 
     def load(self, handle: str, options: LoadOptions) -> Backbone:
         """Scan and open the graph."""
@@ -165,19 +167,12 @@ class FrozenGraph:
         return from_frozen_graph(self.files(handle), options)
 
 
-class LiteRTModel:
+class LiteRTModel(_OneFile):
     """Models of LiteRT (TensorFlow Lite): ``.tflite`` files, as frozen feature extractors."""
 
     name = "LiteRT model"
     options = frozenset({"output"})
-
-    def matches(self, handle: str) -> bool:
-        """Return whether the file is there."""
-        return handle.endswith(".tflite") and Path(handle).expanduser().is_file()
-
-    def files(self, handle: str) -> Path:
-        """Return the file."""
-        return Path(handle).expanduser()
+    suffixes = (".tflite",)
 
     def load(self, handle: str, options: LoadOptions) -> Backbone:
         """Scan the file and open it with the interpreter of LiteRT."""
@@ -186,19 +181,12 @@ class LiteRTModel:
         return from_tflite(self.files(handle), options)
 
 
-class OnnxFile:
+class OnnxFile(_OneFile):
     """ONNX models: ``.onnx`` files, converted by the package onnx2keras."""
 
     name = "ONNX model"
     options: frozenset[str] = frozenset()
-
-    def matches(self, handle: str) -> bool:
-        """Return whether the file is there."""
-        return handle.endswith(".onnx") and Path(handle).expanduser().is_file()
-
-    def files(self, handle: str) -> Path:
-        """Return the file."""
-        return Path(handle).expanduser()
+    suffixes = (".onnx",)
 
     def load(self, handle: str, options: LoadOptions) -> Backbone:
         """Convert the file, compare the result and open it."""

@@ -13,7 +13,7 @@ import numpy as np
 from tfft.backbones.base import Backbone
 from tfft.backbones.huggingface import read_json
 from tfft.errors import BackboneError, HandleError, join_names, raise_problems
-from tfft.layers.pair_tokenizer import PairTokenizer
+from tfft.layers.pair_tokenizer import NETWORK_INPUTS, PairTokenizer
 from tfft.layers.t5_blocks import T5Decoder, T5Embeddings, T5Encoder
 from tfft.layers.transformer_blocks import TiedLogits
 from tfft.specs import TextSpec
@@ -142,8 +142,7 @@ def _network(config: Mapping[str, Any], dropout: bool) -> keras.Model:
     """Return a chain of blocks from the tokens of source and target to logits [B, T, V]."""
     rate = float(config.get("dropout_rate", 0.1)) if dropout else 0.0
     activation, gated = _FORWARD[config["feed_forward_proj"]]
-    names = ("encoder_token_ids", "encoder_padding_mask", "decoder_token_ids")
-    inputs = {n: keras.Input((None,), dtype="int32", name=n) for n in names}
+    inputs = {n: keras.Input((None,), dtype="int32", name=n) for n in NETWORK_INPUTS}
     state = T5Embeddings(
         config["vocab_size"], config["d_model"], config["num_heads"],
         int(config.get("relative_attention_num_buckets", 32)), bool(config.get("tie_word_embeddings", True)), rate,
@@ -217,8 +216,7 @@ def _load(network: keras.Model, tensors: dict[str, np.ndarray], folder: Path) ->
         variable.assign(value)
     unused = set(tensors) - set(targets) - {*_SHARED, "lm_head.weight"}
     problems += [f"{name} has no place in such a model" for name in sorted(unused)]
-    more = [f"{len(problems) - 8} more"] if len(problems) > 8 else []
-    raise_problems(HandleError, f"The weights in {folder} do not fit its config.json", [*problems[:8], *more])
+    raise_problems(HandleError, f"The weights in {folder} do not fit its config.json", problems, limit=8)
 
 
 def _tokenizer(folder: Path, config: Mapping[str, Any]) -> keras.layers.Layer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 
 from tfft.backbones.base import Backbone
-from tfft.layers.pair_tokenizer import PairTokenizer
+from tfft.layers.pair_tokenizer import NETWORK_INPUTS, PairTokenizer
 from tfft.layers.transformer_blocks import DecoderBlock, EncoderBlock, TiedLogits, TokenEmbeddings
 from tfft.specs import TextSpec
 
@@ -52,9 +52,7 @@ def transformer(
         for part in ("encoder", "decoder")
         for what in ("token_ids", "padding_mask")
     }
-    state = TokenEmbeddings(count, width, dropout, name="embeddings")(
-        inputs["encoder_token_ids"], inputs["encoder_padding_mask"], inputs["decoder_token_ids"]
-    )
+    state = TokenEmbeddings(count, width, dropout, name="embeddings")(*(inputs[key] for key in NETWORK_INPUTS))
     for kind, stem in ((EncoderBlock, "encoder"), (DecoderBlock, "decoder")):
         for number in range(1, blocks + 1):
             state = kind(width, heads, inner, dropout, number == blocks, name=f"{stem}{number}")(*state)

@@ -1,10 +1,12 @@
-"""Exit codes, messages and the quiet start of TensorFlow, for all commands."""
+"""Exit codes and messages of all commands, and the quiet start of TensorFlow and other libraries."""
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 SUCCESS, FAILED = 0, 1
@@ -20,6 +22,25 @@ def say(text: str) -> None:
 def debugging() -> bool:
     """Whether the user asked for tracebacks and all messages, with ``TFFT_DEBUG=1``."""
     return os.environ.get("TFFT_DEBUG", "") not in ("", "0")
+
+
+@contextlib.contextmanager
+def quiet_loggers(*names: str, level: int = logging.ERROR) -> Iterator[None]:
+    """Suppress messages of Python loggers below a level.
+
+    Args:
+        *names: Names of the loggers, such as ``"tensorflow"``.
+        level: Level of the messages that are still shown.
+    """
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(level)
+    try:
+        yield
+    finally:
+        for logger, before in zip(loggers, levels, strict=True):
+            logger.setLevel(before)
 
 
 def start_tensorflow() -> None:

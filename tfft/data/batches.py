@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from tfft.data.sampling import classes_to_balance, rows
 from tfft.errors import PlanError, raise_problems
+from tfft.settings import is_count
 from tfft.specs import Augmentation
 
 CACHE_LIMIT = 512 * 2**20  # bytes of decoded examples that cache="auto" keeps in memory
@@ -56,9 +57,9 @@ class BatchOptions:
 
     def __post_init__(self) -> None:
         problems = []
-        if self.views is not None and not _is_count(self.views):
+        if self.views is not None and not is_count(self.views):
             problems.append(f"views must be a whole number of at least 1 or None, received {self.views!r}")
-        if not _is_count(self.batch_size):
+        if not is_count(self.batch_size):
             problems.append(f"batch_size must be a whole number of at least 1, received {self.batch_size!r}")
         if self.cache not in (True, False, "auto"):
             problems.append(f"cache must be True, False or 'auto', received {self.cache!r}")
@@ -172,7 +173,3 @@ def gathering(values: tf.Tensor) -> Fetch:
 def as_targets(labels: np.ndarray) -> np.ndarray:
     """Return labels as int32, or as float32 if they are not integers."""
     return labels.astype(np.float32 if labels.dtype.kind == "f" else np.int32)
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and bool(value >= 1)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfft.data.labels import label_problems, labels_of, names_of
+from tfft.data.labels import label_problems, label_spec, labels_of, names_of
 from tfft.errors import DataError, PlanError, did_you_mean, join_names, raise_problems
 
 
@@ -87,10 +87,7 @@ def apply_class_weights(dataset: tf.data.Dataset, weights: Mapping[int, float]) 
     table = _given(names_of(len(weights)), weights)
     with tf.device("CPU:0"):
         values = tf.constant([table[k] for k in range(len(table))], tf.float32)
-    spec = dataset.element_spec
-    if not isinstance(spec, tuple) or len(spec) < 2 or not isinstance(spec[1], tf.TensorSpec):
-        raise DataError(f"Expected a dataset of (inputs, labels) batches, received one of {spec}.")
-    _check_labels(spec[1], len(table))
+    _check_labels(label_spec(dataset), len(table))
 
     def add(inputs: Any, labels: tf.Tensor, *given: tf.Tensor) -> tuple[Any, tf.Tensor, tf.Tensor]:
         own = _weights(labels, values)

@@ -14,10 +14,15 @@ import logging
 import os
 import sqlite3
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from tfft.io.processors import usable_cores
 
 _AT_ONCE = 1024
+_AHEAD = 256  # files to read ahead
+_Facts = TypeVar("_Facts")
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +44,26 @@ class FileKind:
     examine: Callable[[Sequence[str], Progress | None], list[Any]]
     from_row: Callable[[str, dict[str, Any], bytes | None], Any]
     thumbnail: Callable[[Any], bytes | None] = lambda facts: None
+
+
+def in_threads(
+    examine: Callable[[str], _Facts], paths: Sequence[str], progress: Progress | None = None
+) -> list[_Facts]:
+    """Return the facts about files, which threads read at the same time.
+
+    Args:
+        examine: Function from a path to the facts.
+        paths: Paths of the files.
+        progress: Function called with (files done, files in total) after each file.
+    """
+    found: list[_Facts] = []
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        for start in range(0, len(paths), _AHEAD):
+            for facts in pool.map(examine, paths[start : start + _AHEAD]):
+                found.append(facts)
+                if progress is not None:
+                    progress(len(found), len(paths))
+    return found
 
 
 def indexed_facts(

@@ -69,7 +69,7 @@ class FileRows:
         ]
         skipped = (*self.skipped, *bad)
         if strict:
-            raise_problems(DataError, f"Unusable rows of {self.name}", list(map(str, skipped[:_SHOWN])))
+            raise_problems(DataError, f"Unusable rows of {self.name}", list(map(str, skipped)), limit=_SHOWN)
         good = [at for at, fact in enumerate(facts) if fact.reason is None]
         if not good:
             raise DataError(f"No row of {self.name} can be used: {skipped[0] if skipped else 'it is empty'}.")

@@ -110,10 +110,20 @@ def names_of(class_names: Sequence[str] | int) -> tuple[str, ...]:
     return tuple(class_names)
 
 
-def _labels_of_dataset(dataset: tf.data.Dataset) -> np.ndarray:
+def label_spec(dataset: tf.data.Dataset) -> tf.TensorSpec:
+    """Return shape and type of the labels in a dataset.
+
+    Raises:
+        DataError: If its elements are not pairs of inputs and labels.
+    """
     spec = dataset.element_spec
     if not isinstance(spec, tuple) or len(spec) < 2 or not isinstance(spec[1], tf.TensorSpec):
         raise DataError(f"Expected a dataset of (inputs, labels) batches, received one of {spec}.")
+    return spec[1]
+
+
+def _labels_of_dataset(dataset: tf.data.Dataset) -> np.ndarray:
+    label_spec(dataset)
     if int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY:
         raise DataError("The dataset repeats without end. Limit it to one pass, for example with dataset.take(steps).")
     found = [np.atleast_1d(labels) for labels in dataset.map(lambda *batch: batch[1]).as_numpy_iterator()]

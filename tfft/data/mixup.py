@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfft.data.sampling import pass_counter
 from tfft.errors import DataError, PlanError, raise_problems
+from tfft.settings import is_count
 
 _DOMAIN = 0x6D6978  # separates these random numbers from others with the same seed
 
@@ -66,16 +68,11 @@ def apply_mixup(
     _check_elements(dataset, classes, cutmix_alpha)
     if not mixup_alpha and not cutmix_alpha:
         return one_hot(dataset, classes)
-    with tf.device("CPU:0"):
-        passes = tf.Variable(0, dtype=tf.int64, trainable=False, name="passes") if epoch is None else epoch
+    next_pass = pass_counter(epoch)
 
     @tf.autograph.experimental.do_not_convert
     def one_pass(_: tf.Tensor) -> tf.data.Dataset:
-        now = tf.cast(passes.read_value(), tf.int64)
-        if epoch is None:
-            with tf.control_dependencies([now]):
-                passes.assign_add(1)
-        own = tf.random.fold_in(tf.constant([seed, _DOMAIN], tf.int64), now)
+        own = tf.random.fold_in(tf.constant([seed, _DOMAIN], tf.int64), next_pass())
         return tf.data.Dataset.counter().map(lambda number: tf.random.fold_in(own, number))
 
     @tf.autograph.experimental.do_not_convert
@@ -207,7 +204,7 @@ def _shares(labels: tf.Tensor, classes: int) -> tf.Tensor:
 
 def _check_arguments(classes: Any, mixup_alpha: Any, cutmix_alpha: Any, epoch: Any) -> None:
     problems = []
-    if isinstance(classes, bool) or not isinstance(classes, (int, np.integer)) or classes < 1:
+    if not is_count(classes):
         problems.append(f"classes must be a whole number of at least 1, received {classes!r}")
     for name, value in (("mixup_alpha", mixup_alpha), ("cutmix_alpha", cutmix_alpha)):
         number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)

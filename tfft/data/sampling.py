@@ -50,17 +50,14 @@ def rows(
         if lengths is None:
             return tf.data.Dataset.range(count)
         return tf.data.Dataset.from_tensor_slices(np.argsort(lengths, kind="stable"))
+    next_pass = pass_counter(epoch)
     with tf.device("CPU:0"):
-        passes = tf.Variable(0, dtype=tf.int64, trainable=False, name="passes") if epoch is None else epoch
         sizes = None if lengths is None else tf.constant(lengths, tf.int64)
     draw = _each_once(count) if classes is None else _balanced(np.asarray(classes), seed)
 
     @tf.autograph.experimental.do_not_convert  # nothing to convert, and looking for it takes time
     def one_pass(_: tf.Tensor) -> tf.data.Dataset:
-        now = tf.cast(passes.read_value(), tf.int64)
-        if epoch is None:
-            with tf.control_dependencies([now]):
-                passes.assign_add(1)
+        now = next_pass()
         positions, showing = draw(now)
         order = positions + count * (showing if views is None else showing % views)
         if shuffle:
@@ -73,6 +70,26 @@ def rows(
         return tf.data.Dataset.from_tensor_slices(order)
 
     return tf.data.Dataset.from_tensors(0).flat_map(one_pass)
+
+
+def pass_counter(epoch: tf.Variable | None) -> Callable[[], tf.Tensor]:
+    """Return a function that gives the number of a pass over a dataset, an int64 scalar; call it once in each pass.
+
+    Args:
+        epoch: Variable with the number; None counts the calls, from 0.
+    """
+    with tf.device("CPU:0"):
+        passes = tf.Variable(0, dtype=tf.int64, trainable=False, name="passes") if epoch is None else epoch
+
+    @tf.autograph.experimental.do_not_convert
+    def next_pass() -> tf.Tensor:
+        now = tf.cast(passes.read_value(), tf.int64)
+        if epoch is None:
+            with tf.control_dependencies([now]):
+                passes.assign_add(1)
+        return now
+
+    return next_pass
 
 
 def classes_to_balance(sampling: str | None, labels: np.ndarray) -> np.ndarray | None:

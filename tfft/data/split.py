@@ -115,11 +115,9 @@ def hold_out(
     """
     if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < 1:
         raise DataError(f"Expected validation as a share above 0 and below 1. Received: {share!r}. Usual: 0.2.")
-    labels = np.zeros(len(keys), np.int64) if labels is None else np.asarray(labels)
-    classes, numbers = np.unique(labels, return_inverse=True)
-    counts = np.bincount(numbers, minlength=len(classes))
+    classes, names, group, tables = _grouped(keys, labels, groups)
+    counts = tables.sum(axis=0)
     wanted = np.minimum(counts - 1, np.maximum(1, np.round(counts * share).astype(int)))
-    names, group, tables = _grouped(keys, numbers, len(classes), groups)
     held, taken = np.zeros(len(names), bool), np.zeros(len(classes), int)
     for at in np.argsort([_rank(name, seed) for name in names], kind="stable"):
         table = tables[at]
@@ -154,10 +152,8 @@ def folds(
     Raises:
         DataError: If a class has fewer examples than folds, or there are fewer groups.
     """
-    labels = np.zeros(len(keys), np.int64) if labels is None else np.asarray(labels)
-    classes, numbers = np.unique(labels, return_inverse=True)
-    counts = np.bincount(numbers, minlength=len(classes))
-    names, group, tables = _grouped(keys, numbers, len(classes), groups)
+    classes, names, group, tables = _grouped(keys, labels, groups)
+    counts = tables.sum(axis=0)
     if count < 2 or len(names) < count or (groups is None and counts.min() < count):
         least = f"{len(names)} groups" if groups is not None else f"{counts.min()} examples in the smallest class"
         raise DataError(f"Cannot make {count} folds of {least}. Expected 2 to that many folds.")
@@ -268,7 +264,7 @@ def read_split(path: str | os.PathLike[str], keys: Sequence[str]) -> np.ndarray:
         for line, row in enumerate(rows[1:], 2)
         if len(row) != 2 or row[1] not in (TRAIN, VALIDATION)
     ]
-    raise_problems(DataError, f"The split {str(path)!r} cannot be used", problems[:_SHOWN])
+    raise_problems(DataError, f"The split {str(path)!r} cannot be used", problems, limit=_SHOWN)
     part = {composed(name): side for name, side in rows[1:]}
     keys = [composed(key) for key in keys]
     missing = [key for key in keys if key not in part]
@@ -297,19 +293,21 @@ def _rank(key: str, seed: int) -> str:
 
 
 def _grouped(
-    keys: Sequence[str], numbers: np.ndarray, classes: int, groups: Sequence[str] | None
-) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Return the names of the groups, the group of each example, and the class counts of each group."""
+    keys: Sequence[str], labels: np.ndarray | None, groups: Sequence[str] | None
+) -> tuple[np.ndarray, list[str], np.ndarray, np.ndarray]:
+    """Return the classes, the names of the groups, the group of each example, and the class counts of each group."""
+    labels = np.zeros(len(keys), np.int64) if labels is None else np.asarray(labels)
+    classes, numbers = np.unique(labels, return_inverse=True)
     if groups is None:
-        return list(keys), np.arange(len(keys)), np.eye(classes, dtype=int)[numbers]
+        return classes, list(keys), np.arange(len(keys)), np.eye(len(classes), dtype=int)[numbers]
     names, group = np.unique(np.asarray(groups, object).astype(str), return_inverse=True)
-    tables = np.zeros((len(names), classes), int)
+    tables = np.zeros((len(names), len(classes)), int)
     np.add.at(tables, (group, numbers), 1)
     # By the first name in the group, not its own name: clusters of duplicates are only numbered.
     first: dict[int, str] = {}
     for key, at in sorted(zip(keys, group.tolist(), strict=True)):
         first.setdefault(at, key)
-    return [first[at] for at in range(len(names))], group, tables
+    return classes, [first[at] for at in range(len(names))], group, tables
 
 
 def _check_both_sides(classes: np.ndarray, counts: np.ndarray, taken: np.ndarray, tables: np.ndarray) -> None:

@@ -230,5 +230,4 @@ def _name_faults(names: Sequence[str], path: Path) -> list[str]:
 
 
 def _raise(path: Path, faults: Sequence[str]) -> None:
-    more = [f"{len(faults) - _SHOWN} more"] if len(faults) > _SHOWN else []
-    raise_problems(DataError, f"{path} cannot be read", [*faults[:_SHOWN], *more])
+    raise_problems(DataError, f"{path} cannot be read", faults, limit=_SHOWN)

@@ -20,9 +20,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfft.console.output import quiet_loggers
 from tfft.errors import ExportError, did_you_mean, join_names
 from tfft.exporting.loader import ARRAY_SIGNATURE
-from tfft.exporting.parity import Examples, quiet_tensorflow
+from tfft.exporting.parity import Examples
 from tfft.exporting.portable import (
     FileExport,
     Runtime,
@@ -168,7 +169,7 @@ def _convert(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    with quiet(), quiet_tensorflow(), warnings.catch_warnings():
+    with quiet(), quiet_loggers("tensorflow"), warnings.catch_warnings():
         # The converter calibrates with tf.lite.Interpreter, which warns of its own removal.
         warnings.filterwarnings("ignore", r"\s*Warning: tf.lite.Interpreter is deprecated", UserWarning)
         yield

@@ -16,8 +16,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfft.console.output import quiet_loggers
 from tfft.errors import ExportError, join_names
-from tfft.exporting.parity import Examples, quiet_tensorflow
+from tfft.exporting.parity import Examples
 from tfft.exporting.portable import (
     FileExport,
     Runtime,
@@ -108,17 +109,12 @@ def _convert(source: Source) -> bytes:
     def served(*values: tf.Tensor) -> dict[str, tf.Tensor]:
         return dict(source.function(**dict(zip(source.specs, values, strict=True))))
 
-    logger = logging.getLogger("tf2onnx")
-    level = logger.level
     try:
-        logger.setLevel(logging.CRITICAL)
-        with quiet(), quiet_tensorflow():
+        with quiet(), quiet_loggers("tensorflow"), quiet_loggers("tf2onnx", level=logging.CRITICAL):
             graph = tf.function(served, autograph=False)
             made, _ = tf2onnx.convert.from_function(graph, input_signature=list(source.specs.values()), opset=OPSET)
     except Exception as error:  # the converter has no error class of its own
         raise ExportError(f"tf2onnx cannot convert the model: {str(error).strip()[:300]}") from error
-    finally:
-        logger.setLevel(level)
     if unknown := sorted(_unknown_nodes(made.graph)):
         operations = join_names(sorted({operation for operation, _ in unknown}))
         layers = join_names(sorted({layer for _, layer in unknown if layer}))

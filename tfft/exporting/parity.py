@@ -7,23 +7,22 @@ callers, so a row must not depend on the others.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import logging
 import os
 import pathlib
 import pickle
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from tfft.backbones.text_ops import ops_of, text_libraries
+from tfft.console.output import quiet_loggers
 from tfft.console.profile import stage
 from tfft.errors import ExportError, raise_problems
 from tfft.exporting.loader import ARRAY_SIGNATURE, BYTES_SIGNATURE, EncodedInput
@@ -117,13 +116,19 @@ class FreshProcess:
         return pickle.loads(results_path.read_bytes())
 
 
+WORKER = pathlib.Path(__file__).with_name("parity_worker.py")
+
+
+def worker_environment() -> dict[str, str]:
+    """Return the environment variables for the script that runs a SavedModel: no GPU, and few messages."""
+    given = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
+    return {**given, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"}
+
+
 def start_worker(folder: str) -> subprocess.Popen[str]:
     """Start the script that runs a SavedModel, in a folder."""
-    script = pathlib.Path(__file__).with_name("parity_worker.py")
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"}
-    environment.pop("PYTHONWARNINGS", None)
     return subprocess.Popen(
-        [sys.executable, "-P", str(script)], env=environment, cwd=folder, text=True,
+        [sys.executable, "-P", str(WORKER)], env=worker_environment(), cwd=folder, text=True,
         stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
     )  # fmt: skip
 
@@ -151,7 +156,7 @@ def check(
     Raises:
         ExportError: If an output differs or is not finite, or if the process fails.
     """
-    with quiet_tensorflow():  # several batch shapes in a row: Keras would advise against the retracing
+    with quiet_loggers("tensorflow"):  # several batch shapes in a row: Keras would advise against the retracing
         trials = _with_other_orders(_trials(serving, examples), serving)
     libraries = text_libraries(ops_of(serving.signatures), "The exported model")
     results = process.run(folder, libraries, [(trial.signature, dict(trial.inputs)) for trial in trials])
@@ -160,22 +165,9 @@ def check(
         found, difference = _compare(trial, outputs, tolerance, serving.tolerances)
         problems += found
         largest = max(largest, difference)
-    shown = problems[:_MAX_PROBLEMS] + [f"{len(problems) - _MAX_PROBLEMS} more"] * (len(problems) > _MAX_PROBLEMS)
     title = f"The exported model does not compute what model.predict computes (tolerance {tolerance:g})"
-    raise_problems(ExportError, title, shown)
+    raise_problems(ExportError, title, problems, limit=_MAX_PROBLEMS)
     return largest
-
-
-@contextlib.contextmanager
-def quiet_tensorflow() -> Iterator[None]:
-    """Suppress messages of TensorFlow's Python logger below the level of an error."""
-    logger = logging.getLogger("tensorflow")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _trials(serving: Serving, examples: Examples | None) -> list[Trial]:

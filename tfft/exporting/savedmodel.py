@@ -18,11 +18,12 @@ from collections.abc import Iterator, Mapping, Sequence
 import keras
 import tensorflow as tf
 
+from tfft.console.output import quiet_loggers
 from tfft.console.profile import stage
 from tfft.errors import ExportError
 from tfft.exporting.loader import TASK_FILE, versions_in
 from tfft.exporting.model_card import describe_functions, model_card
-from tfft.exporting.parity import Examples, FreshProcess, check, quiet_tensorflow
+from tfft.exporting.parity import Examples, FreshProcess, check
 from tfft.exporting.signatures import Serving, serving_functions
 from tfft.io.name_files import format_lines
 from tfft.keras_compat import flatten_layers
@@ -207,7 +208,7 @@ def _write(model: keras.Model, serving: Serving, folder: pathlib.Path, card: Map
             source.write_text(text, encoding="utf-8", newline="\n")
             module.documents.append(tf.saved_model.Asset(str(source)))
         try:
-            with quiet_tensorflow():  # "Assets written to" would name the temporary folder
+            with quiet_loggers("tensorflow"):  # "Assets written to" would name the temporary folder
                 tf.saved_model.save(module, str(folder), signatures=dict(serving.signatures))
         except (AssertionError, ValueError, TypeError, tf.errors.OpError) as error:
             raise ExportError(f"TensorFlow could not write the model {model.name!r}: {error}") from error

@@ -28,6 +28,7 @@ from tfft.features.engines import ENGINES, EngineName, Opener, Staged, choose, s
 from tfft.features.feature_set import Features
 from tfft.features.sources import Source, Views, open_source
 from tfft.layers.preprocess import Preprocess
+from tfft.settings import is_count
 from tfft.specs import Augmentation, augmentation
 
 DTYPES = ("float32", "float16")
@@ -207,7 +208,7 @@ def views_of(augment: Augmentation | str | Sequence[str] | None, views: int, see
     changes = augmentation(augment)
     if changes is None:
         return None
-    if isinstance(views, bool) or not isinstance(views, (int, np.integer)) or views < 1:
+    if not is_count(views):
         raise PlanError(f"views must be a whole number of at least 1, received {views!r}")
     return Views(changes, int(views), seed)
 
@@ -266,6 +267,6 @@ def check_arguments(cache: Any, dtype: str, engine: str, batch_size: Any) -> Non
         problems.append(f"dtype must be one of {', '.join(DTYPES)}, received {dtype!r}")
     if engine not in ENGINES:
         problems.append(f"engine must be one of {', '.join(ENGINES)}, received {engine!r}")
-    if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
+    if not is_count(batch_size):
         problems.append(f"batch_size must be a whole number of at least 1, received {batch_size!r}")
     raise_problems(PlanError, "Features cannot be extracted", problems)

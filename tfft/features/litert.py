@@ -7,7 +7,6 @@ is not folded into the convolutions, and the result is slower than TensorFlow.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import queue
 import re
@@ -21,7 +20,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfft.console.output import quiet_loggers
 from tfft.errors import installed_version
+from tfft.io.processors import usable_cores
 from tfft.keras_compat import with_constants
 
 PACKAGE = "ai-edge-litert"
@@ -37,11 +38,6 @@ class Unfit(Exception):
 def version() -> str | None:
     """Return the version of the installed package, or None."""
     return installed_version(PACKAGE)
-
-
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def trace(model: keras.Model, shapes: Sequence[Sequence[int | None]]) -> tf.types.experimental.ConcreteFunction:
@@ -101,8 +97,6 @@ def _check_types(graph: tf.Graph) -> None:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Suppress the messages of the converter and the interpreter, which are written in C++."""
-    loggers = [logging.getLogger(name) for name in ("absl", "tensorflow")]
-    levels = [logger.level for logger in loggers]
     with _LOCK, contextlib.ExitStack() as stack:
         sys.stderr.flush()
         try:
@@ -113,15 +107,12 @@ def quiet() -> Iterator[None]:
         stack.callback(os.close, kept)
         nowhere = os.open(os.devnull, os.O_WRONLY)
         stack.callback(os.close, nowhere)
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
+        stack.enter_context(quiet_loggers("absl", "tensorflow"))
         os.dup2(nowhere, 2)
         try:
             yield
         finally:
             os.dup2(kept, 2)
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
 
 
 class _Interpreter:
@@ -162,8 +153,8 @@ class Pool:
     """
 
     def __init__(self, content: bytes) -> None:
-        count = max(1, min(cores(), _MEMORY // max(1, len(content))))
-        self.workers, self.threads = count, max(1, cores() // count)
+        count = max(1, min(usable_cores(), _MEMORY // max(1, len(content))))
+        self.workers, self.threads = count, max(1, usable_cores() // count)
         self._free: queue.SimpleQueue[_Interpreter] = queue.SimpleQueue()
         with quiet():
             for _ in range(count):

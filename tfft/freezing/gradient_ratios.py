@@ -17,7 +17,7 @@ import tensorflow as tf
 from rich.table import Table
 
 from tfft.backbones.base import Block, blocks_of, count_values, is_opened
-from tfft.backbones.savedmodel.layer import VariableSpec
+from tfft.backbones.savedmodel.variables import kind_of
 from tfft.console.tables import render
 from tfft.errors import BlockError, DataError, raise_problems
 from tfft.freezing.batch_norm import is_norm
@@ -200,7 +200,7 @@ def _looked_at(block: Block) -> list[keras.Variable]:
             could = {id(v) for v in own_trainable_variables(sub)} - updates
             if is_opened(sub):
                 named = zip(sub.variable_names, sub.weights, strict=True)
-                mine = [v for name, v in named if VariableSpec(name, (), "", True).kind != "norm"]
+                mine = [v for name, v in named if kind_of(name) != "norm"]
             else:
                 mine = [] if is_norm(sub) else own_weights(sub)
             found |= {id(v): v for v in mine if id(v) in could}

@@ -14,7 +14,7 @@ from typing import Literal
 import keras
 
 from tfft.backbones.base import Backbone, Block, blocks_of, is_opened, names_of
-from tfft.backbones.savedmodel.layer import VariableSpec
+from tfft.backbones.savedmodel.variables import kind_of
 from tfft.errors import BlockError, did_you_mean, join_names, raise_problems
 from tfft.freezing.batch_norm import batch_norms, has_statistics, is_norm
 from tfft.keras_compat import flatten_layers, own_weights, recompile
@@ -299,7 +299,7 @@ def _listed(every: list[Block], wanted: Sequence[str | Block]) -> list[Block]:
 
 def _holds(layer: keras.layers.Layer, kind: str) -> bool:
     if is_opened(layer):
-        return any(VariableSpec(name, (), "", True).kind == kind for name in layer.variable_names)
+        return any(kind_of(name) == kind for name in layer.variable_names)
     return any(_keeps(sub, variable, kind, True) for sub in flatten_layers(layer) for variable in own_weights(sub))
 
 

@@ -51,6 +51,20 @@ class ModelFeatures:
             )
         return self.values
 
+    @property
+    def maps(self) -> dict[int, keras.KerasTensor]:
+        """The tensors by stride, the finest first.
+
+        Raises:
+            PlanError: If there is one tensor without a stride.
+        """
+        if not isinstance(self.values, Mapping):
+            raise PlanError(
+                "Expected feature maps by stride, ModelFeatures({8: ..., 16: ..., 32: ...}). Received: one tensor "
+                f"{tuple(self.values.shape)}. tfft.build(backbone, head) makes them."
+            )
+        return dict(sorted(self.values.items()))
+
     @classmethod
     def of(cls, features: Any) -> ModelFeatures:
         """Wrap a tensor (or tensors by stride) as features; return features unchanged."""

@@ -7,18 +7,14 @@ whole state, as in :mod:`tfft.layers.transformer_blocks`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import keras
 
+from tfft.layers.held import HeldLayer, deserialized
 from tfft.layers.transformer_blocks import State, specs_of
 
 _PARTS = ("tokens", "encoder_positions", "decoder_positions", "encoder_norm", "decoder_norm")
-
-
-def _layer(value: Any) -> keras.layers.Layer:
-    return keras.saving.deserialize_keras_object(value) if isinstance(value, Mapping) else value
 
 
 @keras.saving.register_keras_serializable(package="tfft")
@@ -40,8 +36,9 @@ class BartEmbeddings(keras.layers.Layer):
         dropout: float = 0.0, **kwargs: Any,
     ) -> None:  # fmt: skip
         super().__init__(**kwargs)
-        self.tokens, self.encoder_norm, self.decoder_norm = _layer(tokens), _layer(encoder_norm), _layer(decoder_norm)
-        self.encoder_positions, self.decoder_positions = _layer(encoder_positions), _layer(decoder_positions)
+        self.tokens = deserialized(tokens)
+        self.encoder_norm, self.decoder_norm = map(deserialized, (encoder_norm, decoder_norm))
+        self.encoder_positions, self.decoder_positions = map(deserialized, (encoder_positions, decoder_positions))
         self.dropout_rate = dropout
         self.drop = keras.layers.Dropout(dropout, name="drop")
 
@@ -96,20 +93,12 @@ class BartEmbeddings(keras.layers.Layer):
         return {**super().get_config(), **own, "dropout": self.dropout_rate}
 
 
-class _Held(keras.layers.Layer):
+class _Held(HeldLayer):
     """A layer of KerasHub that works on one part of the state."""
-
-    def __init__(self, layer: Any, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.layer = _layer(layer)
 
     def compute_output_spec(self, source: Any, mask: Any, target: Any, matrix: Any, **kwargs: Any) -> State:
         """Return the specs of the state, which keeps its shapes."""
         return specs_of(source, mask, target, matrix)
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments of the constructor as plain values."""
-        return {**super().get_config(), "layer": keras.saving.serialize_keras_object(self.layer)}
 
 
 @keras.saving.register_keras_serializable(package="tfft")
@@ -120,12 +109,6 @@ class BartEncoder(_Held):
         layer: TransformerEncoder of KerasHub.
         **kwargs: As for any Keras layer.
     """
-
-    def build(self, *shapes: Any) -> None:
-        """Create the variables, unless the layer has its own."""
-        if not self.layer.built:
-            self.layer.build(shapes[0])
-        self.built = True
 
     def call(self, source: Any, mask: Any, target: Any, matrix: Any, training: bool | None = None) -> State:
         """Return the state with new features of the source."""

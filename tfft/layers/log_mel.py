@@ -21,8 +21,28 @@ _LEAST_FRAMES = 5  # two are left of them at a fourth of the rate: Keras warns o
 _QUIETEST = 1e-10  # of the power; below it there is only rounding
 
 
+class _WaveInput(RawInput):
+    """Common parts of the layers that take waveforms; they compute in float32.
+
+    Args:
+        audio: Audio settings, or their ``to_dict()``.
+        **kwargs: As for any Keras layer.
+    """
+
+    audio: AudioSpec
+
+    def __init__(self, audio: AudioSpec | Mapping[str, Any], **kwargs: Any) -> None:
+        super().__init__(autocast=False, **{**kwargs, "dtype": kwargs.get("dtype") or "float32"})
+        self.audio = AudioSpec.from_dict(audio) if isinstance(audio, Mapping) else audio
+        check_audio(self.audio)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments of the constructor as plain values."""
+        return {**super().get_config(), "audio": self.audio.to_dict()}
+
+
 @keras.saving.register_keras_serializable(package="tfft")
-class LogMel(RawInput):
+class LogMel(_WaveInput):
     """Convert waveforms to log-mel spectrogram images: time from left to right, low frequencies at the bottom.
 
     The power of short Hann windows is summed in bands of equal width on the mel scale (Stevens, Volkmann and Newman,
@@ -47,17 +67,13 @@ class LogMel(RawInput):
         TensorShape([8, 224, 224, 3])
     """
 
-    audio: AudioSpec
-
     def __init__(
         self, audio: AudioSpec | Mapping[str, Any], image: InputSpec | Mapping[str, Any], **kwargs: Any
     ) -> None:
-        super().__init__(autocast=False, **{**kwargs, "dtype": kwargs.get("dtype") or "float32"})
-        self.audio = AudioSpec.from_dict(audio) if isinstance(audio, Mapping) else audio
+        super().__init__(audio, **kwargs)
+        self.supports_jit = False  # not every device has a Fourier transform
         self.image = InputSpec.from_dict(image) if isinstance(image, Mapping) else image
         check_spec(self.image)
-        check_audio(self.audio)
-        self.supports_jit = False  # not every device has a Fourier transform
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Return spectrogram images, scaled for the backbone."""
@@ -76,7 +92,7 @@ class LogMel(RawInput):
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments of the constructor as plain values."""
-        return {**super().get_config(), "audio": self.audio.to_dict(), "image": self.image.to_dict()}
+        return {**super().get_config(), "image": self.image.to_dict()}
 
 
 def log_mel(waves: tf.Tensor, spec: AudioSpec) -> tf.Tensor:
@@ -91,6 +107,11 @@ def log_mel(waves: tf.Tensor, spec: AudioSpec) -> tf.Tensor:
     return tf.maximum(below / spec.range + 1.0, 0.0)
 
 
+def frame_sizes(spec: AudioSpec) -> tuple[int, int]:
+    """Return the lengths of a window and of a step in samples."""
+    return round(spec.window * spec.sample_rate), round(spec.step * spec.sample_rate)
+
+
 def mel_decibels(waves: tf.Tensor, spec: AudioSpec) -> tf.Tensor:
     """Return the power in mel bands of all windows that lie within waveforms, in decibels, float32 [B, frames, bands].
 
@@ -98,7 +119,7 @@ def mel_decibels(waves: tf.Tensor, spec: AudioSpec) -> tf.Tensor:
         waves: Waveforms, float32 [B, samples], of any length.
         spec: Audio settings; the clip length has no effect.
     """
-    window, step = round(spec.window * spec.sample_rate), round(spec.step * spec.sample_rate)
+    window, step = frame_sizes(spec)
     power = tf.abs(tf.signal.stft(waves, window, step, pad_end=False)) ** 2
     bins = power.shape[-1]
     to_mel = tf.signal.linear_to_mel_weight_matrix(
@@ -108,7 +129,7 @@ def mel_decibels(waves: tf.Tensor, spec: AudioSpec) -> tf.Tensor:
 
 
 @keras.saving.register_keras_serializable(package="tfft")
-class Clip(RawInput):
+class Clip(_WaveInput):
     """Fit waveforms of any length to one length, for backbones that take waveforms; see :func:`fit`.
 
     Args:
@@ -122,13 +143,6 @@ class Clip(RawInput):
         [B, audio.samples].
     """
 
-    audio: AudioSpec
-
-    def __init__(self, audio: AudioSpec | Mapping[str, Any], **kwargs: Any) -> None:
-        super().__init__(autocast=False, **{**kwargs, "dtype": kwargs.get("dtype") or "float32"})
-        self.audio = AudioSpec.from_dict(audio) if isinstance(audio, Mapping) else audio
-        check_audio(self.audio)
-
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Cut off or pad with silence."""
         return fit(tf.cast(inputs, self.compute_dtype), self.audio)
@@ -138,13 +152,9 @@ class Clip(RawInput):
         _check_waves(inputs)
         return keras.KerasTensor((inputs.shape[0], self.audio.samples), self.compute_dtype)
 
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments of the constructor as plain values."""
-        return {**super().get_config(), "audio": self.audio.to_dict()}
-
 
 @keras.saving.register_keras_serializable(package="tfft")
-class MelFrames(RawInput):
+class MelFrames(_WaveInput):
     """Convert waveforms to log-mel frames of their own length, for encoders of speech.
 
     The mel bands are those of :class:`LogMel`, in decibels below the maximum of the clip, from -1 (at or below
@@ -167,18 +177,14 @@ class MelFrames(RawInput):
         TensorShape([8, 98, 64])
     """
 
-    audio: AudioSpec
-
     def __init__(self, audio: AudioSpec | Mapping[str, Any], **kwargs: Any) -> None:
-        super().__init__(autocast=False, **{**kwargs, "dtype": kwargs.get("dtype") or "float32"})
-        self.audio = AudioSpec.from_dict(audio) if isinstance(audio, Mapping) else audio
-        check_audio(self.audio)
+        super().__init__(audio, **kwargs)
         self.supports_jit = False  # not every device has a Fourier transform
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Return frames, 0 where there is no audio."""
         waves, spec = tf.cast(inputs, tf.float32), self.audio
-        window, step = round(spec.window * spec.sample_rate), round(spec.step * spec.sample_rate)
+        window, step = frame_sizes(spec)
         least = window + (_LEAST_FRAMES - 1) * step
         waves = tf.pad(waves, [[0, 0], [0, tf.maximum(least - tf.shape(waves)[1], 0)]])
         decibels = mel_decibels(waves, spec)
@@ -192,10 +198,6 @@ class MelFrames(RawInput):
         """Return shape and type."""
         _check_waves(inputs)
         return keras.KerasTensor((inputs.shape[0], None, self.audio.bands), self.compute_dtype)
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments of the constructor as plain values."""
-        return {**super().get_config(), "audio": self.audio.to_dict()}
 
 
 def used_samples(waves: tf.Tensor) -> tf.Tensor:

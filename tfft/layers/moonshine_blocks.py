@@ -8,23 +8,19 @@ has the same features alone and in a padded batch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from tfft.layers.held import HeldLayer, deserialized
 from tfft.layers.log_mel import used_samples
 
 _CONVOLUTIONS = ("conv1", "conv2", "conv3")
 _LEAST = 895  # samples of one frame: (3 - 1) * 2 + 1 of 3, of 7 every 3, of 127 every 64
 _EPSILON = 1e-5
 SpeechState = tuple[Any, Any]
-
-
-def _layer(value: Any) -> keras.layers.Layer:
-    return keras.saving.deserialize_keras_object(value) if isinstance(value, Mapping) else value
 
 
 @keras.saving.register_keras_serializable(package="tfft")
@@ -47,8 +43,8 @@ class MoonshineFront(keras.layers.Layer):
 
     def __init__(self, conv1: Any, group_norm: Any, conv2: Any, conv3: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.conv1, self.conv2, self.conv3 = _layer(conv1), _layer(conv2), _layer(conv3)
-        self.group_norm = _layer(group_norm)
+        self.conv1, self.conv2, self.conv3 = map(deserialized, (conv1, conv2, conv3))
+        self.group_norm = deserialized(group_norm)
         self.supports_jit = False
 
     def build(self, *shapes: Any) -> None:
@@ -100,26 +96,8 @@ class MoonshineFront(keras.layers.Layer):
         return {**super().get_config(), **own}
 
 
-class _Held(keras.layers.Layer):
-    """A layer of KerasHub."""
-
-    def __init__(self, layer: Any, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.layer = _layer(layer)
-
-    def build(self, *shapes: Any) -> None:
-        """Create the variables, unless the layer has its own."""
-        if not self.layer.built:
-            self.layer.build(shapes[0])
-        self.built = True
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments of the constructor as plain values."""
-        return {**super().get_config(), "layer": keras.saving.serialize_keras_object(self.layer)}
-
-
 @keras.saving.register_keras_serializable(package="tfft")
-class MoonshineEncoder(_Held):
+class MoonshineEncoder(HeldLayer):
     """Encoder block of KerasHub, with the rotary positions of its frames.
 
     Args:
@@ -151,7 +129,7 @@ class MoonshineEncoder(_Held):
 
 
 @keras.saving.register_keras_serializable(package="tfft")
-class MoonshineEnd(_Held):
+class MoonshineEnd(HeldLayer):
     """Last normalization of the encoder; frames without audio become 0.
 
     Args:

@@ -13,6 +13,7 @@ from tfft.keras_compat import prepare_tokenizer
 
 PADDING = -1  # in batches of tokens; every id of a vocabulary can be a token
 SOURCE, TARGET = "source", "target"
+NETWORK_INPUTS = ("encoder_token_ids", "encoder_padding_mask", "decoder_token_ids")  # that the embeddings take
 _CHUNK = 4096  # texts that are tokenized at once
 _BROKEN = "\ufffd"  # what tokenizers put in place of a part of a character
 

@@ -59,14 +59,14 @@ def resize_pixels(images: tf.Tensor, spec: InputSpec) -> tf.Tensor:
     pixels = images if keep else _with_channels(tf.cast(images, tf.float32), spec.channels)
     size = list(spec.image_size)
     static = pixels.shape[-3:-1].as_list()
-    unchanged = _as_float if keep else _whole
+    unchanged = _as_float if keep else whole_levels
     if static == size:
         pixels = unchanged(pixels)
     elif None not in static:
-        pixels = _whole(_resized(pixels, spec))
+        pixels = whole_levels(_resized(pixels, spec))
     else:
         same = tf.reduce_all(tf.shape(pixels)[-3:-1] == size)
-        pixels = tf.cond(same, lambda: unchanged(pixels), lambda: _whole(_resized(pixels, spec)))
+        pixels = tf.cond(same, lambda: unchanged(pixels), lambda: whole_levels(_resized(pixels, spec)))
     pixels.set_shape([*pixels.shape[:-3], *size, spec.channels])
     return pixels
 
@@ -84,7 +84,7 @@ def stretch_pixels(images: tf.Tensor, size: tf.Tensor, spec: InputSpec) -> tf.Te
         float32 [..., rows, columns, spec.channels] with whole values in 0 to 255.
     """
     pixels = _with_channels(tf.cast(_checked(tf.convert_to_tensor(images)), tf.float32), spec.channels)
-    return _whole(tf.image.resize(pixels, size, spec.interpolation, antialias=True))
+    return whole_levels(tf.image.resize(pixels, size, spec.interpolation, antialias=True))
 
 
 @tf.autograph.experimental.do_not_convert
@@ -182,7 +182,8 @@ def check_spec(spec: InputSpec) -> None:
     raise_problems(PlanError, "The InputSpec cannot be used", problems)
 
 
-def _operations(assertion: tf.Operation | None) -> list[tf.Operation]:
+def operations_of(assertion: tf.Operation | None) -> list[tf.Operation]:
+    """Return what to wait for in a graph, so that an assertion is checked."""
     return [] if assertion is None else [assertion]  # eager asserts have already run and return None
 
 
@@ -196,7 +197,7 @@ def _checked(images: tf.Tensor) -> tf.Tensor:
     """Check the shape at run time if tracing does not know it: Keras relaxes it after two shapes."""
     if images.shape.rank is None:
         is_batch = tf.debugging.Assert(tf.rank(images) == 4, [_SHAPES, tf.shape(images), _SHAPE_HINTS])
-        with tf.control_dependencies(_operations(is_batch)):
+        with tf.control_dependencies(operations_of(is_batch)):
             images = tf.identity(images)
         images.set_shape([None] * 4)
     _check_shape(images)
@@ -204,7 +205,7 @@ def _checked(images: tf.Tensor) -> tf.Tensor:
         return images
     channels = tf.shape(images)[-1]
     fits = tf.debugging.Assert((channels == 1) | (channels == 3), [_SHAPES, tf.shape(images), _SHAPE_HINTS])
-    with tf.control_dependencies(_operations(fits)):  # all that follows waits for the check
+    with tf.control_dependencies(operations_of(fits)):  # all that follows waits for the check
         return tf.identity(images)
 
 
@@ -224,7 +225,8 @@ def _as_float(pixels: tf.Tensor) -> tf.Tensor:
     return tf.cast(pixels, tf.float32)
 
 
-def _whole(pixels: tf.Tensor) -> tf.Tensor:
+def whole_levels(pixels: tf.Tensor) -> tf.Tensor:
+    """Return pixels as whole numbers from 0 to 255, in the same type."""
     return tf.clip_by_value(tf.round(pixels), 0.0, 255.0)
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-import math
 import re
 from collections.abc import Mapping, Sequence
 
@@ -15,6 +14,7 @@ import keras
 
 from tfft.backbones.base import blocks_of, head_layers
 from tfft.errors import PlanError, did_you_mean, join_names, raise_problems
+from tfft.settings import is_number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,7 @@ def layerwise_lr_multipliers(
     units = _units(model)
     names = [unit.name for unit in units]
     on_top, problems = _match(names, lr_multipliers or {})
-    if not _number(layer_decay) or not 0 < layer_decay <= 1:
+    if not is_number(layer_decay) or not 0 < layer_decay <= 1:
         problems.append(f"layer_decay must be over 0 and at most 1, got {layer_decay!r}")
     raise_problems(PlanError, "The rates of the blocks cannot be used", problems)
     factors: dict[str, float] = {}
@@ -103,7 +103,7 @@ def _match(names: Sequence[str], lr_multipliers: Mapping[str, float]) -> tuple[d
     problems = []
     unmatched = False
     for pattern, factor in lr_multipliers.items():
-        if not _number(factor) or not 0 <= factor < math.inf:
+        if not is_number(factor) or factor < 0:
             problems.append(f"the rate of {pattern!r} must be a number of at least 0, got {factor!r}")
         found = _matching(names, pattern)
         if not found:
@@ -130,7 +130,3 @@ def _matching(names: Sequence[str], pattern: str) -> list[str]:
         return [name for name in names if re.fullmatch(pattern, name)]
     except re.error:
         return []
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -42,7 +42,7 @@ class Embedding:
     neighbours: float
 
 
-def embed(features: np.ndarray, labels: Sequence[str], *, seed: int = 0) -> Embedding:
+def embed(features: np.ndarray, labels: Sequence[str]) -> Embedding:
     """Place examples on a plane so that those with similar features are close.
 
     With scikit-learn installed, the method is t-SNE (van der Maaten and Hinton, "Visualizing data using t-SNE", 2008)
@@ -53,7 +53,6 @@ def embed(features: np.ndarray, labels: Sequence[str], *, seed: int = 0) -> Embe
     Args:
         features: Features in front of the head, [N, width].
         labels: True label of each example.
-        seed: Seed for t-SNE, and for the choice among more than 1,000 examples.
 
     Returns:
         The map.
@@ -64,7 +63,7 @@ def embed(features: np.ndarray, labels: Sequence[str], *, seed: int = 0) -> Embe
     """
     rows = np.arange(len(features))
     if len(rows) > MOST_POINTS:
-        rows = np.sort(np.random.default_rng(seed).choice(len(rows), MOST_POINTS, replace=False))
+        rows = np.sort(np.random.default_rng(0).choice(len(rows), MOST_POINTS, replace=False))
     chosen = np.asarray(features, np.float64)[rows]
     centred = chosen - chosen.mean(axis=0)
     left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
@@ -76,7 +75,7 @@ def embed(features: np.ndarray, labels: Sequence[str], *, seed: int = 0) -> Embe
         from sklearn.manifold import TSNE
 
         perplexity = min(30.0, (len(rows) - 1) / 3)
-        points = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(components.astype(np.float32))
+        points = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(components.astype(np.float32))
         method = "t-SNE (van der Maaten and Hinton, 2008)"
     low, spread = points.min(axis=0), np.ptp(points, axis=0)
     places = (points - low) / np.where(spread > 0, spread, 1)

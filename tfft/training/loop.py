@@ -116,15 +116,7 @@ def train(
         >>> history = tfft.training.train(model, train, validation, phases)
         >>> history.to_csv("history.csv")
     """
-    check_phases(phases, validation=validation is not None)
-    check_callbacks(callbacks)
-    if loss is not None and any(phase.mixup_alpha or phase.cutmix_alpha for phase in phases):
-        raise PlanError("mixup and cutmix need labels that are shares, which only the losses of tfft's heads take.")
-    check_contrast(model, phases)
-    if isinstance(dataset, tf.data.Dataset):
-        length(dataset, "training")
-    if isinstance(validation, tf.data.Dataset):
-        length(validation, "validation")
+    _check(model, dataset, validation, phases, callbacks, loss)
     history = History()
     with distribute.scope_of(model):  # metrics have variables, which belong to the model's strategy
         arguments = {"loss": loss, "metrics": metrics} if loss is not None else heads.from_model(model).compile_args()
@@ -139,16 +131,7 @@ def train(
     )  # fmt: skip
     best: Score | None = None
     if checkpoints is not None:
-        settings = checkpoints if isinstance(checkpoints, CheckpointConfig) else CheckpointConfig(checkpoints)
-        weights = None if class_weight is None else {str(k): float(v) for k, v in class_weight.items()}
-        about = {
-            "batch_norm": batch_norm,
-            "l2": l2,
-            "seed": seed,
-            "microbatch_size": microbatch_size,
-            "class_weight": weights,
-        }
-        context.manager = CheckpointManager(settings, model, phases, about, memory, verbose)
+        context.manager = _manager(checkpoints, context, phases, memory)
         history, best = context.manager.enter(context)
     for phase in phases[len(history.audits) :]:
         context.done = history
@@ -162,6 +145,36 @@ def train(
         if context.manager is not None:
             context.manager.finish(context, done, best)
     return history if context.manager is None else context.manager.close(context)
+
+
+def _check(
+    model: keras.Model,
+    dataset: Any,
+    validation: Any,
+    phases: Sequence[Phase],
+    callbacks: Sequence[keras.callbacks.Callback],
+    loss: Any,
+) -> None:
+    """Check the arguments of :func:`train` before any work starts."""
+    check_phases(phases, validation=validation is not None)
+    check_callbacks(callbacks)
+    if loss is not None and any(phase.mixup_alpha or phase.cutmix_alpha for phase in phases):
+        raise PlanError("mixup and cutmix need labels that are shares, which only the losses of tfft's heads take.")
+    check_contrast(model, phases)
+    for data, what in ((dataset, "training"), (validation, "validation")):
+        if isinstance(data, tf.data.Dataset):
+            length(data, what)
+
+
+def _manager(
+    checkpoints: Any, context: TrainingContext, phases: Sequence[Phase], memory: MutableMapping[str, Any] | None
+) -> CheckpointManager:
+    """Return the checkpoints of a training, which belong to its settings."""
+    settings = checkpoints if isinstance(checkpoints, CheckpointConfig) else CheckpointConfig(checkpoints)
+    weights = None if context.class_weight is None else {str(k): float(v) for k, v in context.class_weight.items()}
+    about = {name: getattr(context, name) for name in ("batch_norm", "l2", "seed", "microbatch_size")}
+    about["class_weight"] = weights
+    return CheckpointManager(settings, context.model, phases, about, memory, context.verbose)
 
 
 def train_phase(

@@ -77,43 +77,27 @@ class FeatureSource:
     def extract(self, prefix: keras.Model, verbose: int, *, varied: bool) -> tuple[Features, Features | None]:
         """Return the features of the training examples, with or without augmentation, and of the validation
         examples."""
-        changes = augmentation(self.augment) if varied else None
-        found = extract_each(
-            prefix,
-            [d for d in (self.train, self.validation) if d is not None],
-            cache=self.cache,
-            dtype=self.dtype,
-            batch_size=self.batch_size,
-            verbose=verbose,
-            views=None if changes is None else Views(changes, self.views, self.seed),
-        )
+        found = extract_each(prefix, verbose=verbose, **self._request(varied))
         return found[0], None if self.validation is None else found[1]
 
     def extract_shard(self, prefix: keras.Model, shard: tuple[int, int], verbose: int, *, varied: bool) -> list[Shard]:
         """Compute a shard of what :meth:`extract` returns; see :func:`tfft.features.extract_shard`."""
-        changes = augmentation(self.augment) if varied else None
-        return extract_shards(
-            prefix,
-            [d for d in (self.train, self.validation) if d is not None],
-            shard,
-            cache=self.cache,
-            dtype=self.dtype,
-            batch_size=self.batch_size,
-            verbose=verbose,
-            views=None if changes is None else Views(changes, self.views, self.seed),
-        )
+        return extract_shards(prefix, shard=shard, verbose=verbose, **self._request(varied))
 
     def kept_seconds(self, prefix: keras.Model, *, varied: bool) -> float | None:
         """Return the seconds that the features took, if they are in the cache; None if they must be computed."""
+        return kept_seconds(prefix, **self._request(varied))
+
+    def _request(self, varied: bool) -> dict[str, Any]:
+        """Return which features are wanted, as arguments of the functions that compute them or look them up."""
         changes = augmentation(self.augment) if varied else None
-        return kept_seconds(
-            prefix,
-            [d for d in (self.train, self.validation) if d is not None],
-            cache=self.cache,
-            dtype=self.dtype,
-            batch_size=self.batch_size,
-            views=None if changes is None else Views(changes, self.views, self.seed),
-        )
+        return {
+            "datasets": [d for d in (self.train, self.validation) if d is not None],
+            "cache": self.cache,
+            "dtype": self.dtype,
+            "batch_size": self.batch_size,
+            "views": None if changes is None else Views(changes, self.views, self.seed),
+        }
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

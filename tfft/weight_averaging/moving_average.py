@@ -21,6 +21,7 @@ import tensorflow as tf
 from tfft.errors import PlanError, join_names, raise_problems
 from tfft.freezing.batch_norm import recompute, training_norms
 from tfft.freezing.weight_values import movable, put
+from tfft.settings import is_number
 
 State = dict[str, np.ndarray | float | int]
 
@@ -197,7 +198,7 @@ class ExponentialMovingAverage(_Average):
     """
 
     def __init__(self, decay: float = 0.999, *, ramp: bool = True, refresh: tf.data.Dataset | None = None) -> None:
-        if not _is_number(decay) or not 0 <= decay < 1:
+        if not is_number(decay) or not 0 <= decay < 1:
             raise PlanError(f"decay must be a number from 0 to below 1, got {decay!r}.")
         super().__init__(refresh)
         self.decay, self.ramp = float(decay), bool(ramp)
@@ -246,7 +247,7 @@ class StochasticWeightAveraging(_Average):
         refresh: tf.data.Dataset | None = None,
     ) -> None:
         problems = []
-        if not _is_number(share) or not 0 < share <= 1:
+        if not is_number(share) or not 0 < share <= 1:
             problems.append(f"share must be a number over 0 and at most 1, got {share!r}")
         if every not in ("epoch", "step"):
             problems.append(f"every must be one of {join_names(('epoch', 'step'))}, got {every!r}")
@@ -318,7 +319,3 @@ class _Flat:
 
     def _moved(self, row: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
         return row + share * (self._now() - row)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

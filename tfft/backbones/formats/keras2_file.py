@@ -39,7 +39,7 @@ _BUILTINS = {"__tuple__", "__tensor__", "__numpy__", "__typespec__", "TensorShap
 
 def lambda_layer(config: Any) -> str:
     """Return the name of a Lambda layer in a config whose function is Python code, or an empty text."""
-    for value in _mappings(config):
+    for value in mappings_in(config):
         inner = value.get("config")
         if value.get("class_name") != "Lambda" or not isinstance(inner, Mapping):
             continue
@@ -73,7 +73,7 @@ def refuse_changed(path: Path, config: Any) -> None:
     Raises:
         BackboneError: There is such a function in it, with a cause, as where Keras 3 fails.
     """
-    if written_by_keras2(path) and any("hard_sigmoid" in value.values() for value in _mappings(config)):
+    if written_by_keras2(path) and any("hard_sigmoid" in value.values() for value in mappings_in(config)):
         # 0.2 x + 0.5 in Keras 2, x / 6 + 0.5 in Keras 3, without a word.
         cause = ValueError("its activation 'hard_sigmoid' is another function in Keras 3")
         raise BackboneError(f"Keras cannot load {path}: {cause}.") from cause
@@ -200,7 +200,7 @@ def _refuse_paths(path: Path, config: Any) -> None:
     """Refuse vocabularies that are paths: the layer would read a file of this machine."""
     found = {
         f"{value.get('class_name')}.{key}"
-        for value in _mappings(config)
+        for value in mappings_in(config)
         if isinstance(inner := value.get("config"), Mapping)
         for key in inner
         if "vocabulary" in key and isinstance(inner[key], str)
@@ -226,7 +226,7 @@ def _check_names(path: Path, config: Any, tf_keras: Any) -> None:
     classes = {name for part in parts for name, value in vars(part).items() if isinstance(value, type)}
     known = _BUILTINS.union(_CALLS, ["Functional", "Sequential", "Model"], classes) - {"Lambda"}
     odd: set[str] = set()
-    for value in _mappings(config):
+    for value in mappings_in(config):
         name, module = value.get("class_name"), value.get("module")
         if name is None:
             continue
@@ -249,7 +249,8 @@ def _check_names(path: Path, config: Any, tf_keras: Any) -> None:
         )
 
 
-def _mappings(config: Any) -> Iterator[Mapping[str, Any]]:
+def mappings_in(config: Any) -> Iterator[Mapping[str, Any]]:
+    """Yield every mapping in nested settings."""
     todo = [config]
     while todo:
         value = todo.pop()

@@ -15,7 +15,7 @@ from typing import Any
 
 import keras
 
-from tfft.backbones.formats.keras2_file import refuse_changed, refuse_lambda
+from tfft.backbones.formats.keras2_file import mappings_in, refuse_changed, refuse_lambda
 from tfft.errors import BackboneError, TfftError, UnsafeModelError, join_names
 
 _CONFIG = "config.json"
@@ -95,14 +95,8 @@ def _check(path: Path) -> None:
 
 
 def _local_paths(config: Any) -> Iterator[str]:
-    todo = [config]
-    while todo:
-        value = todo.pop()
-        if isinstance(value, Mapping):
-            owner = f"{value.get('module')} {value.get('registered_name')}"
-            inner = value.get("config")
-            if "keras_hub" in owner and isinstance(inner, Mapping):
-                yield from (f"{value.get('class_name')}.{k} = {inner[k]!r}" for k in _PATHS if inner.get(k) is not None)
-            todo += value.values()
-        elif isinstance(value, list):
-            todo += value
+    for value in mappings_in(config):
+        owner = f"{value.get('module')} {value.get('registered_name')}"
+        inner = value.get("config")
+        if "keras_hub" in owner and isinstance(inner, Mapping):
+            yield from (f"{value.get('class_name')}.{k} = {inner[k]!r}" for k in _PATHS if inner.get(k) is not None)

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfft.backbones.savedmodel import parity
-from tfft.backbones.savedmodel.endpoint import Endpoint
+from tfft.backbones.savedmodel.endpoint import Endpoint, fields_of
 from tfft.backbones.savedmodel.graph import FlatGraph, data_inputs, node_of
 from tfft.backbones.savedmodel.running import run_graph
 
@@ -34,8 +34,7 @@ def free_batch(endpoint: Endpoint, flat_of: Callable[[Endpoint], FlatGraph]) -> 
     """
     rows = int(endpoint.specs[0].shape[0])
     specs = tuple(tf.TensorSpec([None, *s.shape[1:]], s.dtype, s.name) for s in endpoint.specs)
-    fields = {field.name: getattr(endpoint, field.name) for field in dataclasses.fields(Endpoint)}
-    free = FreeBatch(**{**fields, "specs": specs}, inner=endpoint, rows=rows)
+    free = FreeBatch(**{**fields_of(endpoint), "specs": specs}, inner=endpoint, rows=rows)
     sample = parity.sample_batch([tf.TensorSpec([2 * rows, *s.shape[1:]], s.dtype) for s in specs])
     try:
         flat = flat_of(free)

@@ -65,9 +65,7 @@ def _positions(node: Any, reads: list[str], behind: set[str]) -> Iterator[int]:
 
 
 def _constant(flat: FlatGraph, name: str) -> Any | None:
-    node = flat.nodes[name]
-    while node.op == "Identity":
-        node = flat.nodes[node_of(node.input[0])]
+    node = flat.behind_identities(name)
     if node.op != "Const" or not tf.as_dtype(node.attr["dtype"].type).is_floating:
         return None
     return node if _size(node) > 1 and node.attr["value"].tensor.tensor_shape.dim else None

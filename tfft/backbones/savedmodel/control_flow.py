@@ -26,7 +26,6 @@ _OLD = _MERGE | _SWITCH | _ENTER | _EXIT | _NEXT | {"LoopCond"}
 _SMALL = 1024  # elements of a constant that may decide a condition
 
 _Values = Mapping[str, Any]
-_Build = Callable[[_Values, bool], Sequence[tf.Tensor]]
 
 _FOLDED: dict[str, Callable[..., Any]] = {
     "Identity": lambda x: x,

@@ -326,9 +326,7 @@ def choose_output(
         BackboneError: When there are several and none is chosen, or the chosen one does not exist;
             the message lists keys with shapes.
     """
-    numbers = output_keys(structure)
-    named = [(names or {}).get(key, key) for key in numbers]
-    leaves = [(key, leaf) for key, (_, leaf) in zip(named, _flatten_with_paths(structure), strict=True)]
+    leaves = _named_leaves(structure, names)
     keys = [key for key, _ in leaves]
     floats = [key for key, leaf in leaves if _is_float(leaf)]
     table = output_table(structure, names)
@@ -359,6 +357,11 @@ def choose_output(
     raise BackboneError(f"The model has several outputs; choose one with output=. It has: {table}.")
 
 
+def fields_of(endpoint: Endpoint) -> dict[str, Any]:
+    """Return the fields that every endpoint has, to make one of another class from it."""
+    return {field.name: getattr(endpoint, field.name) for field in dataclasses.fields(Endpoint)}
+
+
 def output_keys(structure: Any) -> list[str]:
     """Return the keys of a function's results; an empty one for a bare tensor."""
     return ["/".join(path) for path, _ in _flatten_with_paths(structure)]
@@ -366,9 +369,13 @@ def output_keys(structure: Any) -> list[str]:
 
 def output_table(structure: Any, names: Mapping[str, str] | None = None) -> str:
     """Return the keys of a function's results, or the names for them, with their shapes and types, in words."""
-    named = [(names or {}).get(key, key) for key in output_keys(structure)]
-    leaves = [(key, leaf) for key, (_, leaf) in zip(named, _flatten_with_paths(structure), strict=True)]
+    leaves = _named_leaves(structure, names)
     return join_names([f"{key or '(the only one)'} {_shape_first(leaf)}" for key, leaf in leaves], limit=40)
+
+
+def _named_leaves(structure: Any, names: Mapping[str, str] | None) -> list[tuple[str, Any]]:
+    keyed = [("/".join(path), leaf) for path, leaf in _flatten_with_paths(structure)]
+    return [((names or {}).get(key, key), leaf) for key, leaf in keyed]
 
 
 def _shape_first(leaf: Any) -> str:

@@ -13,8 +13,8 @@ from typing import Any, Literal
 import numpy as np
 import tensorflow as tf
 
-from tfft.backbones.savedmodel.endpoint import Endpoint
-from tfft.backbones.savedmodel.graph import FlatGraph, attribute, data_inputs, node_of, split_ref, tensor_name
+from tfft.backbones.savedmodel.endpoint import Endpoint, fields_of
+from tfft.backbones.savedmodel.graph import FlatGraph, attribute, data_inputs, node_of, reachable, tensor_name
 from tfft.backbones.savedmodel.partition import Analysis
 from tfft.errors import SavedModelError, join_names
 
@@ -80,10 +80,9 @@ def parsed_endpoint(endpoint: Endpoint, flat: FlatGraph) -> ParsedExamples | Non
     keys, specs = list(endpoint.input_keys), list(endpoint.specs)
     keys[place : place + 1] = [feature.key for feature in features]
     specs[place : place + 1] = [feature.spec(batched, 1 if alone else None) for feature in features]
-    fields = {field.name: getattr(endpoint, field.name) for field in dataclasses.fields(Endpoint)}
     changed = {"input_keys": tuple(keys), "specs": tuple(specs), "single": len(specs) == 1}
     return ParsedExamples(
-        **{**fields, **changed}, inner=endpoint, features=tuple(features), place=place, batched=batched
+        **{**fields_of(endpoint), **changed}, inner=endpoint, features=tuple(features), place=place, batched=batched
     )
 
 
@@ -211,9 +210,7 @@ def _keys(flat: FlatGraph, node: Any, refs: Sequence[str], sparse: int, dense: i
 
 
 def _strings(flat: FlatGraph, ref: str) -> list[str]:
-    node = flat.nodes[node_of(ref)]
-    while node.op == "Identity":
-        node = flat.nodes[node_of(data_inputs(node)[0])]
+    node = flat.behind_identities(ref)
     if node.op != "Const":
         raise SavedModelError(
             "The SavedModel parses serialized examples with keys that it computes; it cannot be cut there."
@@ -269,16 +266,11 @@ def _as_parsed(feature: Feature, dense: tf.Tensor, batched: bool) -> tuple[tf.Te
 def _needed(graph_def: Any, ends: Sequence[str], always: set[str]) -> Any:
     """A graph without the nodes that nothing needs, the parser among them."""
     nodes = {node.name: node for node in graph_def.node}
-    todo, seen = [split_ref(end)[0] for end in ends], set(always)
-    while todo:
-        name = todo.pop()
-        if name not in seen:
-            seen.add(name)
-            todo += [node_of(ref) for ref in nodes[name].input]
+    needed = reachable(nodes, ends, always)
     out = tf.compat.v1.GraphDef(versions=graph_def.versions)
     out.library.CopyFrom(graph_def.library)
     for node in graph_def.node:
-        if node.name in seen:
+        if node.name in needed:
             out.node.add().CopyFrom(node)
     return out
 

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from tfft.backbones.savedmodel.scan import function_names
+from tfft.backbones.savedmodel.call_graph import data_inputs, function_names
 from tfft.errors import SavedModelError
 from tfft.keras_compat import op_definition
 
@@ -45,11 +45,6 @@ def node_of(ref: str) -> str:
 def tensor_name(ref: str) -> str:
     """Return ``"node:0"`` for ``"node"``."""
     return ref if ":" in ref else f"{ref}:0"
-
-
-def data_inputs(node: Any) -> list[str]:
-    """Return the references a node reads, without control inputs."""
-    return [ref for ref in node.input if not ref.startswith("^")]
 
 
 def attribute(node: Any, name: str) -> Any:
@@ -95,6 +90,13 @@ class FlatGraph:
     def captures(self) -> set[str]:
         """Placeholders that stand for resources."""
         return set(self.variables) | set(self.tables)
+
+    def behind_identities(self, ref: str) -> Any:
+        """Return the node that a reference points to, or the one whose value its Identity passes on."""
+        node = self.nodes[node_of(ref)]
+        while node.op == "Identity":
+            node = self.nodes[node_of(data_inputs(node)[0])]
+        return node
 
     def ancestors(self, refs: Sequence[str], stop: frozenset[str] = frozenset()) -> set[str]:
         """Return the nodes that the references are computed from, not going beyond ``stop``."""
@@ -198,14 +200,25 @@ def _make_const(node: Any, value: tf.Tensor) -> None:
 def _reachable_updates(nodes: dict[str, Any], outputs: Sequence[str], controls: Sequence[str]) -> list[str]:
     # The function's control outputs alone are not enough: wrapped TF1 graphs tie their updates to the
     # outputs by control edges. Whatever the function would run is reachable from either.
-    seen: set[str] = set()
-    todo = [node_of(ref) for ref in outputs] + list(controls)
+    reached = reachable(nodes, [*outputs, *controls])
+    return [name for name, node in nodes.items() if name in reached and node.op.startswith(_UPDATES)]
+
+
+def reachable(nodes: Mapping[str, Any], refs: Iterable[str], stop: Iterable[str] = ()) -> set[str]:
+    """Return the nodes that references are computed from or wait for, and those of ``stop``, at which the search ends.
+
+    Args:
+        nodes: Nodes of the graph by name.
+        refs: References to begin with.
+        stop: Names of nodes.
+    """
+    seen, todo = set(stop), [node_of(ref) for ref in refs]
     while todo:
         name = todo.pop()
         if name not in seen:
             seen.add(name)
             todo += [node_of(ref) for ref in nodes[name].input]
-    return [name for name, node in nodes.items() if name in seen and node.op.startswith(_UPDATES)]
+    return seen
 
 
 class _Inliner:

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfft.backbones.savedmodel import parity
-from tfft.backbones.savedmodel.endpoint import Endpoint
+from tfft.backbones.savedmodel.endpoint import Endpoint, fields_of
 from tfft.backbones.savedmodel.graph import FlatGraph, data_inputs, node_of
 from tfft.backbones.savedmodel.running import run_graph
 from tfft.errors import BackboneError, join_names, reason_of
@@ -44,8 +44,7 @@ def free_size(
     """
     inner = endpoint.specs[0]
     specs = (tf.TensorSpec([inner.shape[0], None, None, inner.shape[3]], inner.dtype, inner.name),)
-    fields = {field.name: getattr(endpoint, field.name) for field in dataclasses.fields(type(endpoint))}
-    free = FreeSize(**{name: fields[name] for name in _FIELDS} | {"specs": specs}, inner=endpoint)
+    free = FreeSize(**{**fields_of(endpoint), "specs": specs}, inner=endpoint)
     flat = flat_of(free)
     bound = [f"{name} ({flat.nodes[name].op})" for name in _depends_on_size(flat)]
     why = f"these operations may depend on the size: {join_names(bound, limit=3)}" if bound else ""
@@ -87,9 +86,6 @@ class FreeSize(Endpoint):
     def flat(self, variables: Sequence[tf.Variable], training: bool = False) -> FlatGraph:
         """Traces the SavedModel's own function and frees the size in its graph."""
         return _freed(self.inner.flat(variables, training))
-
-
-_FIELDS = tuple(field.name for field in dataclasses.fields(Endpoint))
 
 
 def _freed(flat: FlatGraph) -> FlatGraph:

@@ -9,8 +9,6 @@ network. Hidden here: which variables may train, and that a graph from a file is
 from __future__ import annotations
 
 import dataclasses
-import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -23,38 +21,12 @@ from tfft.backbones.savedmodel.lora_targets import Uses
 from tfft.backbones.savedmodel.resources import make_resource
 from tfft.backbones.savedmodel.scan import check_graph
 from tfft.backbones.savedmodel.training_rewrites import rewrite_for_training
+from tfft.backbones.savedmodel.variables import VariableSpec, check_size, kind_of
 from tfft.backbones.text_ops import load_text_ops, ops_of_graph
-from tfft.errors import BlockError, SavedModelError, TfftError, UnsafeModelError, join_names, reason_of
+from tfft.errors import BlockError, SavedModelError, TfftError, join_names, reason_of
 from tfft.keras_compat import in_safe_mode
 from tfft.layers.fast_gradients import use_fast_gradients
 from tfft.layers.lora import LowRank, Pair
-
-_MOST_BYTES = 2**36  # of the variables of one block in a file
-
-
-@dataclasses.dataclass(frozen=True)
-class VariableSpec:
-    """One variable of a block.
-
-    Attributes:
-        name: Its name in the SavedModel.
-        shape: Its shape.
-        dtype: Name of its type.
-        trainable: False where the publisher keeps it fixed (statistics, tables, counters).
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    trainable: bool
-
-    @property
-    def kind(self) -> str:
-        """``"norm"`` for scale and shift of a normalisation, ``"bias"``, or ``"other"``."""
-        *_, layer, leaf = ["", *re.split(r"[/.]", self.name)]  # Keras writes exported names with dots
-        if leaf in {"gamma", "beta"} or re.search(r"(norm|bn)(_?\d+)?$|(^|_)bn", layer, re.I):
-            return "norm"
-        return "bias" if re.fullmatch(r"bias(es)?(_\d+)?|b", leaf) else "other"
 
 
 class _Runtime:
@@ -234,7 +206,7 @@ class SavedModelBlock(keras.layers.Layer):
     def _is_selected(self, spec: VariableSpec) -> bool:
         if isinstance(self._selected, tuple):
             return spec.name in self._selected
-        return self._selected == "all" or self._selected == spec.kind
+        return self._selected in ("all", kind_of(spec.name))
 
     # ----------------------------------------------------------- low-rank updates
 
@@ -437,15 +409,8 @@ class SavedModelBlock(keras.layers.Layer):
             for graph in [graphs["inference"], graphs["training"], *graphs["regularizers"]]:
                 if graph is not None:
                     check_graph(graph.graph_def, name, "safe_mode=False")
-            _check_size(specs, name)
+            check_size(specs, name)
         return cls(variables=specs, **graphs, **config)
-
-
-def _check_size(specs: Sequence[VariableSpec], where: str) -> None:
-    """Refuse variables that no machine holds, before memory is set aside for them."""
-    size = sum(math.prod(spec.shape) * tf.as_dtype(spec.dtype).size for spec in specs)
-    if size > _MOST_BYTES or any(n < 0 for spec in specs for n in spec.shape):
-        raise UnsafeModelError(f"The {where} declares variables of {size:,} bytes; at most {_MOST_BYTES:,} are made.")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -11,10 +11,11 @@ import keras
 
 from tfft.backbones.savedmodel.block_graph import START, BlockGraph
 from tfft.backbones.savedmodel.graph import FlatGraph, flatten
-from tfft.backbones.savedmodel.layer import SavedModelBlock, VariableSpec
+from tfft.backbones.savedmodel.layer import SavedModelBlock
 from tfft.backbones.savedmodel.partition import Analysis, Piece, piece_graph, variable_paths
 from tfft.backbones.savedmodel.resources import check_carried, resource_contents
 from tfft.backbones.savedmodel.scan import check_graph
+from tfft.backbones.savedmodel.variables import VariableSpec
 
 # Older versions of Keras and code by hand make statistics with the flag of a weight.
 _STATISTIC = re.compile(r"(^|[/._])(moving|running)_?(mean|avg|average|var|variance)(_\d+)?$", re.I)

@@ -14,6 +14,7 @@ from tfft.backbones.savedmodel import folder_scan
 from tfft.backbones.savedmodel.prune import write_pruned
 from tfft.backbones.savedmodel.scan import Judged, check_savedmodel, chosen_meta_graph, read_meta_graphs
 from tfft.backbones.text_ops import load_text_ops, ops_of_graph
+from tfft.console.output import quiet_loggers
 from tfft.console.profile import stage
 from tfft.errors import SavedModelError, join_names, reason_of
 
@@ -57,18 +58,14 @@ def load(
 
 @stage("load the SavedModel")
 def _load(folder: pathlib.Path, tags: Sequence[str], shown: pathlib.Path) -> Any:
-    quiet = tf.get_logger()  # it warns twice of every reference variable, which are dealt with in tf1.py
-    level = quiet.level
-    quiet.setLevel("ERROR")
     try:
-        # The strategy stack is per thread: what is created here must be plain, also inside a strategy scope.
-        return outside_strategy(lambda: tf.saved_model.load(str(folder), tags=tags))
+        with quiet_loggers("tensorflow"):  # it warns twice of every reference variable; tf1.py deals with these
+            # The strategy stack is per thread: what is created here must be plain, also inside a strategy scope.
+            return outside_strategy(lambda: tf.saved_model.load(str(folder), tags=tags))
     except Exception as error:  # TensorFlow raises a dozen classes for a damaged model
         if "variables" in str(error) and (reason := folder_scan.missing_variables(shown)):
             raise SavedModelError(f"TensorFlow cannot load {str(shown)!r}. {reason}") from error
         raise SavedModelError(f"TensorFlow cannot load {str(shown)!r}: {reason_of(error)}") from error
-    finally:
-        quiet.setLevel(level)
 
 
 def outside_strategy(function: Callable[[], _Result]) -> _Result:

@@ -281,10 +281,7 @@ def match_pieces(inference: Analysis, pieces: Sequence[Piece], training: Analysi
 
 def updated_variable(flat: FlatGraph, update: str) -> int | None:
     """Identity of the variable that an op changes."""
-    name = node_of(data_inputs(flat.nodes[update])[0])
-    while flat.nodes[name].op == "Identity":
-        name = node_of(data_inputs(flat.nodes[name])[0])
-    variable = flat.variables.get(name)
+    variable = flat.variables.get(flat.behind_identities(data_inputs(flat.nodes[update])[0]).name)
     return None if variable is None else id(variable)
 
 

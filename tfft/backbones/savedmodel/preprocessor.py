@@ -21,13 +21,9 @@ from tfft.backbones.savedmodel.loading import load
 from tfft.backbones.savedmodel.partition import Analysis, whole
 from tfft.backbones.savedmodel.tf1 import modernized
 from tfft.errors import BackboneError, SavedModelError, join_names, reason_of
+from tfft.layers.held import deserialized
 
 LENGTH = 128  # pieces that a preprocessor of TF Hub gives unless it is told otherwise
-
-
-def _made(part: Any) -> Any:
-    """A layer, which in a file is its config."""
-    return keras.saving.deserialize_keras_object(part) if isinstance(part, Mapping) else part
 
 
 @keras.saving.register_keras_serializable(package="tfft")
@@ -54,8 +50,8 @@ class HubPreprocessor(keras.layers.Layer):
     ) -> None:
         super().__init__(**kwargs)
         self.keys, self.sequence_length = tuple(keys), int(sequence_length)
-        self.one: SavedModelBlock = _made(one)
-        self.two: SavedModelBlock | None = _made(two)
+        self.one: SavedModelBlock = deserialized(one)
+        self.two: SavedModelBlock | None = deserialized(two)
         self.supports_jit = False
         self.trainable = False
 

@@ -77,9 +77,7 @@ def _keys_for(flat: FlatGraph, name: str) -> list[Any]:
 
 def _first_keys(flat: FlatGraph, finder: Any) -> list[Any]:
     """Return two keys of the table of a look-up."""
-    table = node_of(data_inputs(finder)[0])
-    while flat.nodes[table].op == "Identity":
-        table = node_of(data_inputs(flat.nodes[table])[0])
+    table = flat.behind_identities(data_inputs(finder)[0]).name
     if table not in flat.tables:
         return []
     keys, _ = tf.raw_ops.LookupTableExportV2(

@@ -13,7 +13,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfft.backbones.savedmodel.endpoint import Endpoint
-from tfft.backbones.savedmodel.graph import FlatGraph, data_inputs, node_of
+from tfft.backbones.savedmodel.graph import FlatGraph
 
 _NUMBERS = re.compile(r"\d+([/_]\d+)*")
 
@@ -60,9 +60,7 @@ def output_names(loaded: Any, flat: FlatGraph, keys: Sequence[str]) -> dict[str,
 
 def _scopes(flat: FlatGraph, ref: str) -> list[str]:
     """The scopes of the operation that gives a tensor, the innermost first."""
-    node = flat.nodes[node_of(ref)]
-    while node.op == "Identity":
-        node = flat.nodes[node_of(data_inputs(node)[0])]
+    node = flat.behind_identities(ref)
     return node.name.split("/")[-2::-1] if "/" in node.name else []
 
 

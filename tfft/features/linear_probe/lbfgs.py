@@ -19,6 +19,7 @@ import numpy as np
 _ENOUGH = 1e-4  # share of the decrease predicted by the slope (Armijo 1966)
 _ROUNDING = 30.0  # errors of a value, in units of the precision
 _SHORTENINGS = 20
+_MEMORY = 10  # pairs of step and gradient change to store
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +43,6 @@ def minimise(
     *,
     tolerance: float,
     steps: int,
-    memory: int = 10,
 ) -> Minimum:
     """Minimize F smooth convex functions of n unknowns each, evaluated together but stepped separately.
 
@@ -54,7 +54,6 @@ def minimise(
         start: Start [F, n]; its type is that of the computation.
         tolerance: Tolerance relative to the value of a function.
         steps: Maximum number of steps.
-        memory: Number of pairs of step and gradient change to store.
 
     Returns:
         A :class:`Minimum`.
@@ -64,7 +63,7 @@ def minimise(
         True
     """
     values, gradients = objective(start, np.arange(len(start)))
-    runs = [_Run(*state, collections.deque(maxlen=memory)) for state in zip(start, values, gradients, strict=True)]
+    runs = [_Run(*state, collections.deque(maxlen=_MEMORY)) for state in zip(start, values, gradients, strict=True)]
     taken = 0
     for _ in range(steps):
         for run in runs:

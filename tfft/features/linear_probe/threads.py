@@ -11,10 +11,11 @@ from __future__ import annotations
 import collections
 import contextlib
 import functools
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
+
+from tfft.io.processors import usable_cores
 
 _Part = TypeVar("_Part")
 _Found = TypeVar("_Found")
@@ -36,7 +37,7 @@ def in_order(compute: Callable[[_Part], _Found], parts: Iterable[_Part], work: f
         >>> list(in_order(lambda rows: rows.sum(), [np.ones(3), np.ones(5)], work=8))
         [3.0, 5.0]
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     if work < _THREADED_WORK or cores < 2 or _blas() is None:
         yield from map(compute, parts)
         return

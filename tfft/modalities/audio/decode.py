@@ -16,8 +16,9 @@ from types import ModuleType
 import numpy as np
 
 from tfft.data.duplicates import Duplicate, Duplicates
-from tfft.data.file_index import FileKind, indexed_facts
+from tfft.data.file_index import FileKind, in_threads, indexed_facts
 from tfft.errors import DataError, installed_version, missing_package
+from tfft.io.processors import usable_cores
 from tfft.modalities.audio.wav import MAGIC, UnsupportedWav, read_wav
 from tfft.specs import AudioSpec
 
@@ -145,14 +146,7 @@ def examine_recordings(
     Returns:
         The statistics, in the order of the files.
     """
-    found = []
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        for start in range(0, len(paths), _WINDOW):
-            for facts in pool.map(lambda path: read_recording(path)[0], paths[start : start + _WINDOW]):
-                found.append(facts)
-                if progress is not None:
-                    progress(len(found), len(paths))
-    return found
+    return in_threads(lambda path: read_recording(path)[0], paths, progress)
 
 
 def recording_facts(
@@ -172,7 +166,7 @@ def recording_facts(
 
 _RECORDINGS = FileKind(
     f"sound 2 {installed_version('soundfile')}",
-    lambda paths, progress: examine_recordings(paths, progress),
+    examine_recordings,
     lambda path, values, _: RecordingFacts(path=path, **values),
 )
 
@@ -194,7 +188,7 @@ def read_waves(
         DataError: If a file has changed.
         DependencyError: If a package is missing; the message has the command that installs it.
     """
-    cores, done = os.cpu_count() or 1, 0
+    cores, done = usable_cores(), 0
     window = max(cores, min(_WINDOW, _AHEAD // (4 * spec.samples)))
     with ThreadPoolExecutor(cores) as pool:
         for start in range(0, len(facts), window):

@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfft.layers.preprocess import resize_pixels
+from tfft.layers.preprocess import operations_of, resize_pixels
 from tfft.modalities.image import headers
 from tfft.specs import InputSpec
 
@@ -75,7 +75,7 @@ def decode_pixels(encoded: tf.Tensor, path: tf.Tensor | None = None, spec: Input
 def _decode(encoded: tf.Tensor, path: tf.Tensor | None = None, needed: tf.Tensor | None = None) -> tf.Tensor:
     file = [] if path is None else ["File:", path]
     not_empty = tf.debugging.Assert(tf.strings.length(encoded) > 0, ["The image is empty (0 bytes).", *file])
-    with tf.control_dependencies(_operations(not_empty)):
+    with tf.control_dependencies(operations_of(not_empty)):
         encoded = tf.identity(encoded)
     header = headers.read_header(encoded)
     with tf.control_dependencies(_guards(header, file)):
@@ -117,10 +117,6 @@ _traced_downscaled = tf.function(
 _traced_downscaled_pixels = tf.function(_pixels, input_signature=[_STRING, _INT, _LONG, _INT], autograph=False)
 
 
-def _operations(assertion: tf.Operation | None) -> list[tf.Operation]:
-    return [] if assertion is None else [assertion]  # eager asserts have already run and return None
-
-
 def _guards(header: headers.Header, file: list[Any]) -> list[tf.Operation]:
     known = tf.debugging.Assert(
         header.kind != headers.UNKNOWN,
@@ -143,7 +139,7 @@ def _guards(header: headers.Header, file: list[Any]) -> list[tf.Operation]:
     still = tf.debugging.Assert(
         ~header.animated, ["The image is an animated WebP; save one frame of it as a still.", *file]
     )
-    return [op for assertion in (known, sized, small, still) for op in _operations(assertion)]
+    return [op for assertion in (known, sized, small, still) for op in operations_of(assertion)]
 
 
 def _no_image(encoded: tf.Tensor) -> tf.Tensor:

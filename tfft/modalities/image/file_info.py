@@ -11,19 +11,17 @@ import hashlib
 import os
 import struct
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from tfft.data.file_index import FileKind, indexed_facts
+from tfft.data.file_index import FileKind, in_threads, indexed_facts
 from tfft.modalities.image.decode import decode_pixels
 from tfft.modalities.image.decode_errors import KIND_SUFFIXES, read_bytes, why_undecodable
 from tfft.modalities.image.headers import BMP, GIF, JPEG, PNG, WEBP, read_header
 
 THUMB = 32  # pixels per side of the small version
-_WINDOW = 256  # files to read ahead
 _NAMES = {JPEG: "JPEG", PNG: "PNG", GIF: "GIF", BMP: "BMP", WEBP: "WebP"}
 
 CMYK, DEEP, PALETTE, TRANSPARENT, GREY, ANIMATED, ROTATED, MISNAMED, FLAT = (
@@ -129,24 +127,14 @@ def grey_picture(path: str, side: int) -> np.ndarray | None:
     return found[0].numpy()
 
 
-def examine_all(
-    paths: Sequence[str], progress: Callable[[int, int], None] | None = None, threads: int | None = None
-) -> list[ImageFileInfo]:
-    """Read and decode files in parallel threads, yielding in order, with a few hundred in progress.
+def examine_all(paths: Sequence[str], progress: Callable[[int, int], None] | None = None) -> list[ImageFileInfo]:
+    """Read and decode files in parallel threads.
 
     Args:
         paths: Paths of the files.
         progress: Function called with (files done, files in total) after each file.
-        threads: Number of threads. Defaults to the number of processors.
     """
-    found: list[ImageFileInfo] = []
-    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
-        for start in range(0, len(paths), _WINDOW):
-            for facts in pool.map(examine, paths[start : start + _WINDOW]):
-                found.append(facts)
-                if progress is not None:
-                    progress(len(found), len(paths))
-    return found
+    return in_threads(examine, paths, progress)
 
 
 def facts_of(
@@ -171,7 +159,7 @@ def _from_row(path: str, values: dict[str, Any], thumb: bytes | None) -> ImageFi
 
 _PICTURES = FileKind(
     f"2 {tf.__version__}",
-    lambda paths, progress: examine_all(paths, progress),
+    examine_all,
     _from_row,
     lambda facts: None if facts.thumb is None else facts.thumb.tobytes(),
 )

@@ -102,10 +102,16 @@ class ImageModality(Modality):
         self, examples: Any, image: InputSpec, *, augment: Any, rows: int, columns: int, seed: int
     ) -> tuple[bytes, int, int]:
         """Draw a grid of images and their views."""
-        from tfft.modalities.image.preview import as_png, preview
+        from tfft.modalities.image.preview import as_png
 
-        grid = preview(examples, image, augment=augment, rows=rows, columns=columns, seed=seed)
+        grid = self.preview_grid(examples, image, augment=augment, rows=rows, columns=columns, seed=seed)
         return as_png(grid), grid.shape[0], grid.shape[1]
+
+    def preview_grid(self, examples: Any, image: InputSpec, **options: Any) -> np.ndarray:
+        """Return the grid of :meth:`preview` as pixels, uint8 [height, width, 3]."""
+        from tfft.modalities.image.preview import preview
+
+        return preview(examples, image, **options)
 
     def thumbnail(self, path: str) -> bytes | None:
         """Return a thumbnail of an image file."""

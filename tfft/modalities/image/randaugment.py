@@ -14,6 +14,8 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
+from tfft.layers.preprocess import whole_levels
+
 CHANGES_EACH = 2  # changes applied to an image; the N of the paper
 
 _TURN, _SHEAR, _SHIFT, _FACTOR, _BITS = math.radians(30), 0.3, 0.45, 0.9, 4  # at strength 1
@@ -42,14 +44,10 @@ def rand_augment(pixels: tf.Tensor, strength: float, seed: tf.Tensor) -> tf.Tens
     found = tf.cast(pixels, tf.float32)
     for which, side in (tf.unstack(row) for row in tf.unstack(numbers)):
         sign = tf.where(side < 0.5, -1.0, 1.0)
-        branches = [lambda c=change, x=found, s=sign: _whole(c(x, s, strength)) for change in CHANGES.values()]
+        branches = [lambda c=change, x=found, s=sign: whole_levels(c(x, s, strength)) for change in CHANGES.values()]
         found = tf.switch_case(tf.cast(which * len(branches), tf.int32), branches)
         found.set_shape(pixels.shape)
     return tf.cast(found, tf.uint8)
-
-
-def _whole(pixels: tf.Tensor) -> tf.Tensor:
-    return tf.clip_by_value(tf.round(pixels), 0.0, 255.0)
 
 
 def _away(plain: tf.Tensor | float, pixels: tf.Tensor, sign: tf.Tensor, strength: float) -> tf.Tensor:

@@ -45,7 +45,7 @@ def turned_words(way: int) -> str:
     return _TURNS[way]
 
 
-def candidates(thumbs: np.ndarray, ways: Sequence[int] = EVERY_WAY) -> tuple[np.ndarray, np.ndarray]:
+def candidates(thumbs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the positions of pairs that may be duplicates.
 
     The hashes of all orientations come from one transform: mirroring flips the sign of every other frequency,
@@ -53,15 +53,14 @@ def candidates(thumbs: np.ndarray, ways: Sequence[int] = EVERY_WAY) -> tuple[np.
 
     Args:
         thumbs: Small images, uint8 [N, 32, 32].
-        ways: Orientations of possible duplicates.
 
     Returns:
         Two arrays int64 [P], the smaller position in the first.
     """
     strengths, rest = _waves(thumbs)
-    hashes = np.stack([_hashes(_turned_waves(strengths, way)) for way in ways])
+    hashes = np.stack([_hashes(_turned_waves(strengths, way)) for way in EVERY_WAY])
     slow = strengths.reshape(len(thumbs), 64)
-    turned = np.stack([_turned_waves(strengths, way).reshape(len(thumbs), 64) for way in ways])
+    turned = np.stack([_turned_waves(strengths, way).reshape(len(thumbs), 64) for way in EVERY_WAY])
     plain, found = _hashes(strengths), [np.zeros(0, np.int64)]
     for start in range(0, len(thumbs), _ROWS):
         for first in range(start, len(thumbs), _COLUMNS):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -95,11 +96,16 @@ class TextExamples(Examples):
         return " ".join(_hash_of(part) for part in (self, *others))
 
 
-def _hash_of(part: TextExamples) -> str:
-    result = hashlib.sha256(repr(part.class_names).encode())
-    for column in part.columns.values():
+def add_texts(result: hashlib._Hash, columns: Iterable[Iterable[str]]) -> None:
+    """Add all texts of some columns and their lengths to a hash."""
+    for column in columns:
         for text in column:
             data = text.encode("utf-8", "surrogatepass")
             result.update(len(data).to_bytes(8, "little") + data)
+
+
+def _hash_of(part: TextExamples) -> str:
+    result = hashlib.sha256(repr(part.class_names).encode())
+    add_texts(result, part.columns.values())
     result.update(np.ascontiguousarray(part.labels).tobytes())
     return result.hexdigest()

@@ -251,8 +251,7 @@ def _cleaned(raw: _Raw, strict: bool, skipped: list[Skipped]) -> _Raw:
         else:
             keep.append(i)
     if faults and strict:
-        more = [f"{len(faults) - _SHOWN} more"] if len(faults) > _SHOWN else []
-        raise_problems(DataError, "The texts cannot be used", [*map(str, faults[:_SHOWN]), *more])
+        raise_problems(DataError, "The texts cannot be used", list(map(str, faults)), limit=_SHOWN)
     if not keep:
         what = str(faults[0]) if faults else "the table is empty"
         raise DataError(f"No row has a text and a label: {what}.")

@@ -9,6 +9,7 @@ from tfft.backbones.base import Backbone
 from tfft.modalities.text.examples import TextExamples
 
 _COUNTED = 20_000  # maximum number of texts to tokenize
+_AT_ONCE = 1024
 
 
 def truncation_note(texts: TextExamples, backbone: Backbone) -> str:
@@ -27,14 +28,14 @@ def truncation_note(texts: TextExamples, backbone: Backbone) -> str:
     return note
 
 
-def piece_lengths(backbone: Backbone, texts: TextExamples, batch: int = 1024) -> np.ndarray:
+def piece_lengths(backbone: Backbone, texts: TextExamples) -> np.ndarray:
     """Return the number of tokens of (at most 20,000) texts."""
     tokenizer = backbone.tokenizer
     assert tokenizer is not None  # noqa: S101
     step = max(1, len(texts) // _COUNTED)
     columns = [column[::step] for column in texts.columns.values()]
     counts = []
-    for at in range(0, len(columns[0]), batch):
-        parts = [tf.constant(column[at : at + batch]) for column in columns]
+    for at in range(0, len(columns[0]), _AT_ONCE):
+        parts = [tf.constant(column[at : at + _AT_ONCE]) for column in columns]
         counts.append(tokenizer(parts if len(parts) > 1 else parts[0])[tokenizer.mask].numpy().sum(axis=-1))
     return np.concatenate(counts)

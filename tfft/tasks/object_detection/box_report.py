@@ -84,9 +84,7 @@ def _total(objects: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
     return total
 
 
-def small_objects(
-    labels: np.ndarray, class_names: Any, image_size: tuple[int, int], stride: int = FINEST
-) -> str | None:
+def small_objects(labels: np.ndarray, class_names: Any, image_size: tuple[int, int]) -> str | None:
     """Return a warning if many objects are smaller than a cell of the finest features.
 
     An object's size is the square root of its area, after its picture was stretched to the size of the model.
@@ -95,7 +93,6 @@ def small_objects(
         labels: float32 [N, M, 7], labels of pictures.
         class_names: Class names in the order of the labels.
         image_size: Height and width of the model's pictures, in pixels.
-        stride: Side of a cell in pixels.
 
     Returns:
         A sentence with the share of such objects, the classes that most of them have, and the size of pictures at which
@@ -107,13 +104,13 @@ def small_objects(
     """
     sides = np.sqrt((_sizes(labels) * image_size).prod(axis=1))
     classes = labels[..., 0][labels[..., 0] >= 0].astype(int)
-    if not len(sides) or (sides < stride).mean() <= _FEW:
+    if not len(sides) or (sides < FINEST).mean() <= _FEW:
         return None
     shares = {
-        name: float((sides[classes == at] < stride).mean()) for at, name in enumerate(class_names) if at in classes
+        name: float((sides[classes == at] < FINEST).mean()) for at, name in enumerate(class_names) if at in classes
     }
     most = ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share > _FEW)
-    factor = stride / max(float(np.quantile(sides, _FEW)), 1e-6)
+    factor = FINEST / max(float(np.quantile(sides, _FEW)), 1e-6)
     height, width = (math.ceil(side * factor / _MULTIPLE - 1e-6) * _MULTIPLE for side in image_size)
     own = np.median(labels[:, 0, 5:], axis=0)
     if height > own[0] * 1.5 or width > own[1] * 1.5:
@@ -121,7 +118,7 @@ def small_objects(
     else:
         fix = f"image_size=({height}, {width}) makes 95 % of them as large as a cell"
     return (
-        f"{(sides < stride).mean():.0%} of the objects ({most}) are smaller than a cell of {stride} pixels at "
+        f"{(sides < FINEST).mean():.0%} of the objects ({most}) are smaller than a cell of {FINEST} pixels at "
         f"{image_size[0]} x {image_size[1]}, and will be hard to find: {fix}."
     )
 

@@ -7,7 +7,6 @@ without objects.
 
 from __future__ import annotations
 
-import math
 import os
 from collections import defaultdict
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tfft.errors import DataError, did_you_mean
+from tfft.settings import is_number
 from tfft.tasks.object_detection.annotations import Annotations, BoxedObject
 from tfft.tasks.object_detection.label_studio import is_label_studio
 from tfft.tasks.object_detection.labelme import is_labelme
@@ -65,7 +65,7 @@ def _read(file: Path, problems: list[str]) -> PictureList:
 
 def _picture(file: Path, id_: Any, entry: dict[str, Any], objects: Sequence[BoxedObject]) -> ListedPicture:
     name = entry.get("file_name")
-    height, width = (int(entry[side]) if _is_finite(entry.get(side)) else 0 for side in ("height", "width"))
+    height, width = (int(entry[side]) if is_number(entry.get(side)) else 0 for side in ("height", "width"))
     place = f"{file}: the picture {id_!r}"
     return ListedPicture(name if isinstance(name, str) else "", place, objects, height, width)
 
@@ -120,7 +120,7 @@ def _objects(
         entry = entry if isinstance(entry, dict) else {}
         place = f"{file}: annotations[{at}]" + (f" (id {entry['id']})" if "id" in entry else "")
         image, category, box = (entry.get(key) for key in ("image_id", "category_id", "bbox"))
-        numbers = isinstance(box, list) and len(box) == 4 and all(map(_is_finite, box))
+        numbers = isinstance(box, list) and len(box) == 4 and all(map(is_number, box))
         if not isinstance(image, (int, str)) or image not in listed:
             problems.append(f"{place} belongs to the picture {shown(image)}, which images does not list")
         elif not isinstance(category, (int, str)) or category not in categories:
@@ -140,10 +140,3 @@ def _objects(
     if repeated:
         notes.append(f"{file} gives {repeated} annotations an id that another one has; all of them count.")
     return found
-
-
-def _is_finite(value: Any) -> bool:
-    try:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:  # an integer beyond all floats
-        return False

@@ -140,8 +140,7 @@ def read_annotations(
 
 def raise_faults(problems: list[str], source: str) -> None:
     """Raise one error that lists all problems; do nothing if there are none."""
-    more = [f"{len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
-    raise_problems(DataError, f"The annotations in {source} cannot be used", [*problems[:SHOWN], *more])
+    raise_problems(DataError, f"The annotations in {source} cannot be used", problems, limit=SHOWN)
 
 
 def _joined(source: Mapping[str, Any], images: Any, settings: Mapping[str, Any] | None) -> Annotations:

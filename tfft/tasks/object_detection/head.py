@@ -107,13 +107,7 @@ class ObjectDetectionHead(Head):
             PlanError: If the features are not maps by stride.
             DependencyError: If the architecture needs KerasHub, and it is missing.
         """
-        values = ModelFeatures.of(features).values
-        if not isinstance(values, Mapping):
-            raise PlanError(
-                "Expected feature maps by stride, ModelFeatures({8: ..., 16: ..., 32: ...}). Received: one tensor "
-                f"{tuple(values.shape)}. tfft.build(backbone, head) makes them."
-            )
-        return LAYERS[self.architecture].attach(self, dict(sorted(values.items())), self.width)
+        return LAYERS[self.architecture].attach(self, ModelFeatures.of(features).maps, self.width)
 
     def served(self, model: keras.Model) -> ServedModel:
         """Return the model with :meth:`postprocess`, and with :meth:`raw_outputs` as the signature ``raw``."""

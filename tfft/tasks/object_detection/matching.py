@@ -108,19 +108,18 @@ class Matches:
         """Mean over classes and IoUs of the largest recall with 100 detections of a class; None without an object."""
         return _mean(self.recall[..., 0])
 
-    def bootstrap(self, draws: int, seed: int = 0) -> np.ndarray:
+    def bootstrap(self, draws: int) -> np.ndarray:
         """Draw images with replacement, and measure each draw.
 
         Images are drawn and not objects, because the objects of one image are not independent.
 
         Args:
             draws: Number of draws.
-            seed: Seed of the draws.
 
         Returns:
             Mean average precision over all IoUs, and at 0.5; float [draws, 2], without draws that have no object.
         """
-        generator = np.random.default_rng(seed)
+        generator = np.random.default_rng(0)
         count = len(self.classes[0].objects)
         found = []
         for _ in range(draws):

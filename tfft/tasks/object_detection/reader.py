@@ -11,6 +11,8 @@ from tfft.modalities.image.modality import ImageModality
 from tfft.registry import Match
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from tfft.backbones.base import Backbone
     from tfft.data.tfds.task_files import TaskFiles
     from tfft.inspection.findings import DataReport, Finding
@@ -79,15 +81,11 @@ class BoxedPictures(ImageModality):
         ):
             yield small
 
-    def preview(
-        self, examples: Any, image: InputSpec, *, augment: Any, rows: int, columns: int, seed: int
-    ) -> tuple[bytes, int, int]:
-        """Draw a grid of pictures and their views, with the boxes in each."""
-        from tfft.modalities.image.preview import as_png
+    def preview_grid(self, examples: Any, image: InputSpec, **options: Any) -> np.ndarray:
+        """Return a grid of pictures and their views, with the boxes in each."""
         from tfft.tasks.object_detection.preview import preview_boxes
 
-        grid = preview_boxes(examples, image, augment=augment, rows=rows, columns=columns, seed=seed)
-        return as_png(grid), grid.shape[0], grid.shape[1]
+        return preview_boxes(examples, image, **options)
 
 
 def _load(source: Any, *, task: str = "", **settings: Any) -> Any:

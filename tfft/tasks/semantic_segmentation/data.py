@@ -379,5 +379,4 @@ def _report(splits: Splits[MaskedImages], coding: Coding, areas: np.ndarray) -> 
 
 
 def _raise(source: Any, problems: Sequence[str]) -> None:
-    more = [f"and {len(problems) - _LISTED} more"] if len(problems) > _LISTED else []
-    raise_problems(DataError, f"The pictures and masks in {source} cannot be used", [*problems[:_LISTED], *more])
+    raise_problems(DataError, f"The pictures and masks in {source} cannot be used", problems, limit=_LISTED)

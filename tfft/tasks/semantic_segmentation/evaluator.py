@@ -136,7 +136,7 @@ def _means(counts: np.ndarray) -> np.ndarray:
     return (ious(counts) * shown).sum(axis=-1) / np.maximum(shown.sum(axis=-1), 1)
 
 
-def bootstrap_interval(pictures: np.ndarray, *, draws: int = _DRAWS, seed: int = 0) -> tuple[float, float]:
+def bootstrap_interval(pictures: np.ndarray) -> tuple[float, float]:
     """Return a 95 % interval of the mean IoU by a bootstrap over pictures (Efron, 1979).
 
     Pictures are resampled, not pixels: neighbouring pixels are not independent. Frames of one video are not either, so
@@ -144,8 +144,6 @@ def bootstrap_interval(pictures: np.ndarray, *, draws: int = _DRAWS, seed: int =
 
     Args:
         pictures: Pixels that are right, true and predicted, int [N, 3, C].
-        draws: Number of bootstrap samples.
-        seed: Seed for the bootstrap.
 
     Returns:
         Lower and upper end; 0 and 1 for fewer than two pictures.
@@ -153,9 +151,9 @@ def bootstrap_interval(pictures: np.ndarray, *, draws: int = _DRAWS, seed: int =
     count = len(pictures)
     if count < 2:
         return 0.0, 1.0
-    random, flat = np.random.default_rng(seed), pictures.reshape(count, -1).astype(np.float64)
+    random, flat = np.random.default_rng(0), pictures.reshape(count, -1).astype(np.float64)
     values = []
-    for _ in range(0, draws, _AT_A_TIME):
+    for _ in range(0, _DRAWS, _AT_A_TIME):
         often = random.multinomial(count, np.full(count, 1 / count), size=_AT_A_TIME)
         values.append(_means((often @ flat).reshape(-1, *pictures.shape[1:])))
     low, high = np.quantile(np.concatenate(values), (0.025, 0.975)).tolist()

@@ -140,13 +140,7 @@ class SemanticSegmentationHead(Head):
             PlanError: If the features are not maps by stride.
             DependencyError: If the architecture needs KerasHub, and it is missing.
         """
-        maps = ModelFeatures.of(features).values
-        if not isinstance(maps, Mapping):
-            raise PlanError(
-                "Expected feature maps by stride, as tfft.build gives them. Received: one tensor. Fix: "
-                f"head.attach(ModelFeatures({{{STRIDE}: tensor}}))."
-            )
-        return LAYERS[self.architecture].attach(self, dict(sorted(maps.items())), self.width)
+        return LAYERS[self.architecture].attach(self, ModelFeatures.of(features).maps, self.width)
 
     def postprocess(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
         """Turn logits into masks at four times their size, probabilities, and the share of each class.

@@ -12,14 +12,13 @@ import functools
 import hashlib
 import zlib
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from tfft.data.batches import on_cpu
+from tfft.data.file_index import in_threads
 from tfft.modalities.image.composites import Part, within
 from tfft.modalities.image.transform import PixelTransform
 from tfft.tasks.semantic_segmentation import OUTSIDE, VOID
@@ -70,18 +69,12 @@ class MaskInfo:
         return self.in_colour and bool((self.codes % 65793 == 0).all())
 
 
-def survey_all(paths: Sequence[str], progress: Any = None) -> list[MaskInfo]:
-    """Read mask files once, in parallel; ``progress`` is called with (files done, files in total)."""
-    found: list[MaskInfo] = []
+def survey_all(paths: Sequence[str]) -> list[MaskInfo]:
+    """Read mask files once, in parallel."""
     with tf.device("CPU:0"):
         for decode in (_values, _colours):  # traced once, not by each thread
             decode.get_concrete_function()
-    with ThreadPoolExecutor() as pool:
-        for one in pool.map(survey, paths):
-            found.append(one)
-            if progress is not None:
-                progress(len(found), len(paths))
-    return found
+    return in_threads(survey, paths)
 
 
 def survey(path: str) -> MaskInfo:

@@ -12,6 +12,8 @@ from tfft.modalities.image.modality import ImageModality
 from tfft.registry import Match
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from tfft.data.tfds.task_files import TaskFiles
     from tfft.inspection.findings import DataReport, Finding
     from tfft.specs import InputSpec
@@ -77,18 +79,14 @@ class MaskedPictures(ImageModality):
             if share < _RARE or counts[name] < _FEW
         )
         if few:
-            message = f"rare in the training masks: {quantity(len(few), 'class', 'classes')}"
+            message = f"rare in the training masks: {quantity(len(few), 'class')}"
             yield Finding("few", "warning", message, "add pictures of them, or leave them out with ignore=", few)
 
-    def preview(
-        self, examples: Any, image: InputSpec, *, augment: Any, rows: int, columns: int, seed: int
-    ) -> tuple[bytes, int, int]:
-        """Draw a grid of pictures and their views, with the masks over them."""
-        from tfft.modalities.image.preview import as_png
+    def preview_grid(self, examples: Any, image: InputSpec, **options: Any) -> np.ndarray:
+        """Return a grid of pictures and their views, with the masks over them."""
         from tfft.tasks.semantic_segmentation.drawing import preview
 
-        grid = preview(examples, image, augment=augment, rows=rows, columns=columns, seed=seed)
-        return as_png(grid), grid.shape[0], grid.shape[1]
+        return preview(examples, image, **options)
 
 
 def _load(source: Any, *, task: str = "semantic_segmentation", **settings: Any) -> Any:

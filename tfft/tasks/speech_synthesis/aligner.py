@@ -9,7 +9,7 @@ MAP estimates of Gauvain and Lee, 1994). It has no weights to train by gradients
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -19,18 +19,12 @@ _BATCH = 64
 _FAR = 1e9
 
 
-def align(
-    mels: Sequence[np.ndarray],
-    symbols: Sequence[np.ndarray],
-    *,
-    progress: Callable[[int, int], None] | None = None,
-) -> list[np.ndarray]:
+def align(mels: Sequence[np.ndarray], symbols: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Return the number of frames of each symbol.
 
     Args:
         mels: Log-mel frames of each clip, float [T, bands].
         symbols: Numbers of its symbols, int [S], with S at most T.
-        progress: Function called with (rounds done, rounds in total).
 
     Returns:
         int32 [S] for each clip, at least 1 each, which add up to T.
@@ -44,8 +38,6 @@ def align(
     for at in range(_PLAIN + _CONTEXT):
         means = _means(mels, contexts, durations, mean, scale, level=0 if at < _PLAIN else 1)
         durations = _best(mels, means, mean, scale)
-        if progress is not None:
-            progress(at + 1, _PLAIN + _CONTEXT)
     return durations
 
 

@@ -22,10 +22,11 @@ from tfft.tasks.speech_synthesis.clips import ClipStore
 from tfft.tasks.speech_synthesis.head import DURATIONS_INPUT, TEXT_INPUT, VoiceStatistics
 from tfft.tasks.speech_synthesis.layers import split_texts
 from tfft.tasks.speech_synthesis.mel import voice_spec
-from tfft.tasks.speech_synthesis.problems import clip_problems, shortened, symbol_notes, text_problems
+from tfft.tasks.speech_synthesis.problems import clip_problems, symbol_notes, text_problems
 from tfft.tasks.speech_synthesis.sources import Row, Rows, read_rows
 
 TASK = "speech_synthesis"
+_SHOWN = 20  # problems in one message
 _PER_CLIP = ("texts", "clip_names", "clip_places")
 _COLUMNS = ("audio", "text", "root", "encoding", "delimiter")
 
@@ -204,7 +205,7 @@ def _loaded(
     symbols = _symbols(found, edges=not any(given))
     problems += text_problems(found, symbols, class_names)
     problems += clip_problems(found.rows, facts, symbols, sample_rate)
-    raise_problems(DataError, f"The clips of {found.name} cannot be used", shortened(problems))
+    raise_problems(DataError, f"The clips of {found.name} cannot be used", problems, limit=_SHOWN)
     if len(found.rows) < 2:
         raise DataError(f"Expected at least 2 clips with texts in {found.name}. Received: {len(found.rows)}.")
     audio = voice_spec(sample_rate or facts[0].rate)

@@ -7,11 +7,11 @@ import numpy as np
 from tfft.errors import DataError
 from tfft.evaluation.scores import Scores, mean_interval
 from tfft.heads import Head
+from tfft.layers.log_mel import frame_sizes
 from tfft.registry import Evaluator
 from tfft.tasks.speech_synthesis import MEAN_SPECTRUM, METRIC
 from tfft.tasks.speech_synthesis.head import SpeechSynthesisHead
 from tfft.tasks.speech_synthesis.losses import distortions
-from tfft.tasks.speech_synthesis.mel import frame_sizes
 
 
 class SpeechEvaluator(Evaluator):

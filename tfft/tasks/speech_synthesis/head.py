@@ -13,10 +13,11 @@ import tensorflow as tf
 
 from tfft.errors import PlanError
 from tfft.heads import LOGITS_LAYER, Head, ModelFeatures, ServedModel, as_names
+from tfft.layers.log_mel import frame_sizes
 from tfft.specs import AudioSpec
 from tfft.tasks.speech_synthesis.layers import MelLogits, PredictDurations
 from tfft.tasks.speech_synthesis.losses import DurationError, MelCepstralDistortion, SpeechLoss, distortions
-from tfft.tasks.speech_synthesis.mel import FLOOR, frame_sizes, voice_spec
+from tfft.tasks.speech_synthesis.mel import FLOOR, voice_spec
 from tfft.tasks.speech_synthesis.vocoder import ROUNDS, GriffinLim
 
 WAV_SIGNATURE = "serve_wav"

@@ -14,6 +14,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
+from tfft.layers.log_mel import frame_sizes
 from tfft.specs import AudioSpec
 
 WINDOW, STEP, BANDS = 1024, 256, 80  # samples, samples, mel bands: usual for 16 to 24 kHz
@@ -32,11 +33,6 @@ def voice_spec(sample_rate: int) -> AudioSpec:
         (1024, 256)
     """
     return AudioSpec(sample_rate, LONGEST, WINDOW / sample_rate, STEP / sample_rate, BANDS, lowest=0.0)
-
-
-def frame_sizes(spec: AudioSpec) -> tuple[int, int]:
-    """Return the lengths of a window and of a step in samples."""
-    return round(spec.window * spec.sample_rate), round(spec.step * spec.sample_rate)
 
 
 def frame_count(samples: int, spec: AudioSpec) -> int:

@@ -11,14 +11,8 @@ from tfft.modalities.audio.decode import RecordingFacts
 from tfft.tasks.speech_synthesis.mel import LONGEST, frame_count, voice_spec
 from tfft.tasks.speech_synthesis.sources import Row, Rows
 
-_SHOWN = 20
 _RARE = 3  # clips
 _OFF = 0.1  # seconds between the sum of durations and the length of a clip
-
-
-def shortened(problems: Sequence[str]) -> list[str]:
-    """Return the first problems and the number of the others."""
-    return [*problems[:_SHOWN], *([f"{len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else [])]
 
 
 def text_problems(found: Rows, symbols: Sequence[Sequence[str]], class_names: Sequence[str] | None) -> list[str]:

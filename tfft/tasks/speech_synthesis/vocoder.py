@@ -9,8 +9,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfft.layers.log_mel import frame_sizes
 from tfft.specs import AudioSpec
-from tfft.tasks.speech_synthesis.mel import fft_size, frame_sizes, mel_to_linear
+from tfft.tasks.speech_synthesis.mel import fft_size, mel_to_linear
 
 ROUNDS, MOMENTUM = 32, 0.99
 

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tfft.arrays.ragged import Ragged
 from tfft.data.batches import BatchOptions
+from tfft.data.sampling import pass_counter
 from tfft.layers.pair_tokenizer import PADDING, SOURCE, TARGET, PairTokenizer
 
 MEMORY = "memory"  # outputs of the encoder
@@ -92,13 +93,10 @@ def token_batches(
             np.concatenate(part) if part else np.zeros(0, np.int32), [len(ids) for ids in part]
         ) for part in (pairs.source, pairs.target))  # fmt: skip
         sizes, edges = tf.constant(rounded), tf.constant(starts)
-        passes = tf.Variable(0, dtype=tf.int64, trainable=False) if options.epoch is None else options.epoch
+    next_pass = pass_counter(options.epoch)
 
     def order(_: tf.Tensor) -> tf.data.Dataset:
-        now = tf.cast(passes.read_value(), tf.int64)
-        if options.epoch is None:
-            with tf.control_dependencies([now]):
-                passes.assign_add(1)
+        now = next_pass()
         rows, turn = tf.range(count, dtype=tf.int64), tf.range(batches)
         if options.shuffle:
             key = tf.stack([tf.constant(options.seed, tf.int64), now])

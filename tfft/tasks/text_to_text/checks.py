@@ -63,11 +63,8 @@ def check_pairs(pairs: Pairs, strict: bool = False) -> Checked:
             f"{pairs.name} has no pair with two texts. Expected one text to read and one to write in each row."
         )
     if skipped and (strict or len(skipped) > _SYSTEMATIC * len(pairs.sources)):
-        faults = [str(one) for one in skipped[:_SHOWN]]
-        faults += [f"{len(skipped) - _SHOWN} more"] * (len(skipped) > _SHOWN)
-        raise_problems(
-            DataError, f"{len(skipped)} pairs of {pairs.name} cannot be used: remove or complete them", faults
-        )
+        title = f"{len(skipped)} pairs of {pairs.name} cannot be used: remove or complete them"
+        raise_problems(DataError, title, list(map(str, skipped)), limit=_SHOWN)
     if 2 * len(equal) > len(keep):
         raise DataError(
             f"Both sides are equal in {len(equal):,} of {len(keep):,} pairs of {pairs.name}, such as "

@@ -17,6 +17,7 @@ from tfft.data.examples import Examples, Skipped, Splits
 from tfft.data.table import SUFFIXES
 from tfft.errors import DataError, PlanError
 from tfft.layers.pair_tokenizer import PairTokenizer
+from tfft.modalities.text.examples import add_texts
 from tfft.tasks.text_to_text.batching import TokenPairs, token_batches
 from tfft.tasks.text_to_text.checks import check_pairs, report_on
 from tfft.tasks.text_to_text.formats import Pairs, read_pairs_of
@@ -256,8 +257,5 @@ def _drawn(sources: np.ndarray, share: float, seed: int) -> np.ndarray:
 
 def _hash_of(part: PairExamples) -> str:
     result = hashlib.sha256(b"pairs")
-    for column in (part.sources, part.labels):
-        for text in column:
-            data = text.encode("utf-8", "surrogatepass")
-            result.update(len(data).to_bytes(8, "little") + data)
+    add_texts(result, (part.sources, part.labels))
     return result.hexdigest()

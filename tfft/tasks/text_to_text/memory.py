@@ -17,7 +17,7 @@ from tfft.backbones.base import TOKENS_LAYER, find_backbone
 from tfft.data.batches import BatchOptions
 from tfft.heads import LOGITS_LAYER
 from tfft.io.cache_dir import free_space
-from tfft.layers.pair_tokenizer import PADDING, SOURCE, TARGET
+from tfft.layers.pair_tokenizer import NETWORK_INPUTS, PADDING, SOURCE, TARGET
 from tfft.tasks.text_to_text.batching import MEMORY, token_batches
 
 if TYPE_CHECKING:
@@ -131,8 +131,7 @@ def _decoder(model: keras.Model, network: keras.Model, last: Any, width: int) ->
     blocks = list(network.layers)
     after = blocks[blocks.index(last) + 1 :]
     embeddings, _ = _parts(network)
-    names = ("encoder_token_ids", "encoder_padding_mask", "decoder_token_ids")
-    state = list(embeddings(*(tokens[name] for name in names)))
+    state = list(embeddings(*(tokens[name] for name in NETWORK_INPUTS)))
     state[0] = keras.ops.cast(memory, state[0].dtype)
     for layer in after[:-1]:
         state = list(layer(*state))

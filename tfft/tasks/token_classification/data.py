@@ -142,12 +142,12 @@ def load_tagged(
         split_from = f"the files {parts['train']} and {parts['validation']}"
     else:
         every, name = _every(source, words, tags, problems)
-        raise_problems(DataError, "The tagged sentences cannot be used", _shortened(problems))
+        raise_problems(DataError, "The tagged sentences cannot be used", problems, limit=_SHOWN)
         train, held = _divided(every, validation, seed)
         split_from = f"{validation:.0%} of the sentences of {name}, drawn with seed {seed}"
     known = {tag for sentence in train for tag in sentence.tags}
     problems += _unknown(held, known)
-    raise_problems(DataError, "The tagged sentences cannot be used", _shortened(problems))
+    raise_problems(DataError, "The tagged sentences cannot be used", problems, limit=_SHOWN)
     for part, what in ((train, "training"), (held, "validation")):
         if not part:
             raise DataError(f"There are no {what} sentences in {split_from}.")
@@ -181,7 +181,7 @@ def read_tagged(
     problems: list[str] = []
     sentences, name = _every(source, words, tags, problems)
     problems += _unknown(sentences, set(class_names))
-    raise_problems(DataError, "The tagged sentences cannot be used", _shortened(problems))
+    raise_problems(DataError, "The tagged sentences cannot be used", problems, limit=_SHOWN)
     if not sentences:
         raise DataError(f"There are no sentences in {name}.")
     return _packed(sentences, tuple(class_names))
@@ -364,7 +364,3 @@ def _packed(sentences: list[_Sentence], names: tuple[str, ...]) -> TokenExamples
         labels[row, : len(one.tags)] = [number[tag] for tag in one.tags]
     texts = np.array([" ".join(one.words) for one in sentences], object)
     return TokenExamples(texts, None, labels, names, tuple(one.where for one in sentences))
-
-
-def _shortened(problems: list[str]) -> list[str]:
-    return problems[:_SHOWN] + ([f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else [])

@@ -326,8 +326,7 @@ def _file_rows(found: Rows, normal: Normalization) -> FileRows:
         else:
             used.append(at)
             texts.append(normalized)
-    more = [f"{len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
-    raise_problems(DataError, f"The transcripts of {found.name} cannot be used", [*problems[:_SHOWN], *more])
+    raise_problems(DataError, f"The transcripts of {found.name} cannot be used", problems, limit=_SHOWN)
     paths = tuple(lookup.find(str(found.paths[at]).strip()) for at in used)
     skipped += _unlisted(found, lookup, paths)
     groups = None if found.groups is None else tuple(found.groups[at] for at in used)

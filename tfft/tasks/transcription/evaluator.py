@@ -127,9 +127,7 @@ def _errors(found: object) -> np.ndarray:
     return np.array(rows, np.int64)
 
 
-def error_interval(
-    errors: np.ndarray, groups: np.ndarray | None = None, *, draws: int = _DRAWS, seed: int = 0
-) -> tuple[float, float]:
+def error_interval(errors: np.ndarray, groups: np.ndarray | None = None) -> tuple[float, float]:
     """Return a 95 % interval of an error rate, by a bootstrap over clips, or over speakers and their clips.
 
     The errors of one clip, and of one speaker, are not independent. With two and more groups, each sample draws groups
@@ -140,18 +138,16 @@ def error_interval(
     Args:
         errors: Integers [N, 2]: errors and items of each clip.
         groups: Group of each clip, int [N]; None for none.
-        draws: Number of bootstrap samples.
-        seed: Seed for the bootstrap.
 
     Returns:
         Lower and upper end.
     """
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     wrong, items = errors.sum(axis=0).tolist()
     kinds = np.zeros(len(errors), int) if groups is None else np.unique(groups, return_inverse=True)[1]
     members = [np.flatnonzero(kinds == kind) for kind in range(kinds.max(initial=0) + 1)]
-    sums = np.zeros((draws, 2))
-    for draw in range(draws):
+    sums = np.zeros((_DRAWS, 2))
+    for draw in range(_DRAWS):
         for kind in random.integers(len(members), size=len(members)) if len(members) > 1 else (0,):
             at = members[kind]
             sums[draw] += errors[at[random.integers(len(at), size=len(at))]].sum(axis=0)

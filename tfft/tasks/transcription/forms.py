@@ -202,7 +202,7 @@ def _ljspeech(path: Path, columns: Columns) -> Rows:
         names.append(fields[0].strip())
         texts.append(fields[-1] or fields[1])
         places.append(f"{path}:{number}")
-    raise_problems(DataError, f"{path} cannot be read", faults[:_SHOWN])
+    raise_problems(DataError, f"{path} cannot be read", faults, limit=_SHOWN)
     root = _folder_of(path.parent, names) if columns.root is None else Path(columns.root).expanduser()
     return Rows(str(path), root, tuple(names), tuple(texts), None, tuple(places))
 
@@ -265,7 +265,7 @@ def _manifest(path: Path, encoding: str | None) -> Table:
         else:
             found.append(value)
             places.append(f"{path}:{number}")
-    raise_problems(DataError, f"{path} cannot be read as a manifest, one JSON object per line", faults[:_SHOWN])
+    raise_problems(DataError, f"{path} cannot be read as a manifest, one JSON object per line", faults, limit=_SHOWN)
     names = tuple(dict.fromkeys(name for value in found for name in value))
     return Table(names, tuple([value.get(name) for name in names] for value in found), tuple(places), str(path))
 

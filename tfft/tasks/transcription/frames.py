@@ -10,7 +10,7 @@ import numpy as np
 from tfft.backbones.base import Backbone
 from tfft.data.examples import Splits
 from tfft.errors import DataError, raise_problems
-from tfft.layers.log_mel import frame_count
+from tfft.layers.log_mel import frame_count, frame_sizes
 from tfft.modalities.audio.attach import frame_bands, wave_length
 from tfft.tasks.transcription.data import TranscribedRecordings
 from tfft.tasks.transcription.text import least_frames
@@ -56,9 +56,8 @@ def check_fit(splits: Splits[TranscribedRecordings], backbone: Backbone) -> None
                     f"{what}, which is {counts[at]} frames, and its {len(part.texts[at])} characters need {least}: "
                     "is it the text of another recording, or is the recording cut off?"
                 )
-    more = [f"{len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
     title = "Some transcripts do not fit their recordings; correct or remove these rows"
-    raise_problems(DataError, title, [*problems[:_SHOWN], *more])
+    raise_problems(DataError, title, problems, limit=_SHOWN)
 
 
 def _frames(seconds: np.ndarray, part: TranscribedRecordings, backbone: Backbone) -> np.ndarray | None:
@@ -66,7 +65,7 @@ def _frames(seconds: np.ndarray, part: TranscribedRecordings, backbone: Backbone
     model, spec = backbone.model, part.spec
     samples = np.round(seconds * spec.sample_rate).astype(np.int64)
     if (bands := frame_bands(model)) is not None:
-        window, step = round(spec.window * spec.sample_rate), round(spec.step * spec.sample_rate)
+        window, step = frame_sizes(spec)
         made = model.compute_output_shape((1, _PROBE, bands))[1]
         return -(-frame_count(samples, window, step) * made // _PROBE)
     counting = next((layer for layer in model.layers if hasattr(layer, "frames_of")), None)

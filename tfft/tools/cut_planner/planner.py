@@ -26,6 +26,7 @@ from tfft.features.engines import Staged, stage
 from tfft.features.job import DTYPES
 from tfft.features.sources import DatasetSource, Source, open_source
 from tfft.io.cache_dir import SPARE, free_space
+from tfft.settings import is_count
 from tfft.tools.cut_planner.profile import Times, measured, product_rate, stated
 from tfft.tools.cut_planner.segments import Look, Pieces, look_at, take_apart
 
@@ -397,19 +398,15 @@ def _epochs(count: int) -> str:
     return f"{count:,} epoch{'' if count == 1 else 's'}"
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and bool(value >= 1)
-
-
 def _check_arguments(model: Any, dataset: Any, epochs: Any, batch_size: Any, measure: Any, dtype: Any) -> None:
     problems = []
     if not isinstance(model, keras.Model):
         problems.append(f"model must be a keras.Model, such as tfft.build gives, received {type(model).__name__}")
-    if isinstance(dataset, (int, float, np.number)) and not _is_count(dataset):
+    if isinstance(dataset, (int, float, np.number)) and not is_count(dataset):
         problems.append(f"the number of examples must be a whole number of at least 1, received {dataset!r}")
-    if not _is_count(epochs):
+    if not is_count(epochs):
         problems.append(f"epochs must be a whole number of at least 1, received {epochs!r}")
-    if not _is_count(batch_size):
+    if not is_count(batch_size):
         problems.append(f"batch_size must be a whole number of at least 1, received {batch_size!r}")
     if not isinstance(measure, bool) and not (isinstance(measure, (int, float)) and 0 < measure < math.inf):
         problems.append(f"measure must be True, False or FLOP per second, received {measure!r}")

@@ -5,7 +5,6 @@ Implementation notes: facts about the machine also determine the last bits of a 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -17,8 +16,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfft.arrays.store import content_hash
 from tfft.config.stored_settings import current_names
 from tfft.errors import PlanError, installed_version
+from tfft.io.processors import usable_cores
 from tfft.keras_compat import is_deterministic
 from tfft.training.checkpoint.files import sync
 from tfft.training.checkpoint.store import CheckpointError
@@ -34,7 +35,6 @@ def facts() -> dict[str, Any]:
         >>> tfft.training.checkpoint.fingerprint.facts()["determinism"]
         True
     """
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     threads = tf.config.threading
     return {
         "versions": {
@@ -47,7 +47,7 @@ def facts() -> dict[str, Any]:
         "devices": [_device(device) for device in tf.config.get_visible_devices()],
         "processor": _processor(),
         "threads": {
-            "processors": cpus,
+            "processors": usable_cores(),
             "inter_op": threads.get_inter_op_parallelism_threads(),
             "intra_op": threads.get_intra_op_parallelism_threads(),
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
@@ -131,7 +131,7 @@ def _write(path: Path, content: Mapping[str, Any]) -> None:
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with aside.open("w", encoding="utf-8") as file:
-            json.dump({**content, "sha256": _hash(content)}, file, indent=1)
+            json.dump({**content, "sha256": content_hash(content)}, file, indent=1)
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
@@ -146,7 +146,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         content = {"settings": found["settings"], "machine": found["machine"]}
-        if found["sha256"] == _hash(content):
+        if found["sha256"] == content_hash(content):
             return content
         why = "is damaged"
     except FileNotFoundError:
@@ -157,10 +157,6 @@ def _read(path: Path) -> dict[str, Any]:
         f"{path} {why}, so the settings of the checkpoints next to it are unknown. Choose another folder, "
         "or delete this one to start anew."
     )
-
-
-def _hash(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _shown(value: Any) -> str:

@@ -19,6 +19,7 @@ import tensorflow as tf
 from tfft import keras_compat
 from tfft.config.stored_settings import current_names
 from tfft.errors import PlanError, raise_problems
+from tfft.freezing.weight_values import put
 from tfft.training.checkpoint.callback_state import CallbackStates
 from tfft.training.checkpoint.serialization import pack, unpack
 from tfft.training.distribute import statistics_of
@@ -142,8 +143,7 @@ def restore_metrics(fitted: keras.Model, values: Sequence[np.ndarray], batch: An
     if len(values) == len(variables):
         problems = _misfits(variables, values)
     raise_problems(PlanError, "The checkpoint belongs to other metrics", problems)
-    for variable, value in zip(variables, values, strict=True):
-        variable.assign(value)
+    put(variables, values)
 
 
 def movable(model: keras.Model) -> list[keras.Variable]:
@@ -198,9 +198,7 @@ def _random_variables(model: keras.Model, fitted: keras.Model) -> list[Any]:
     for layer in [*keras_compat.flatten_layers(model), *keras_compat.flatten_layers(fitted)]:
         found += [generator.state for generator in keras_compat.seed_generators(layer)]
         for value in vars(layer).values():
-            if isinstance(value, keras.random.SeedGenerator):
-                found.append(value.state)
-            elif isinstance(value, tf.random.Generator):
+            if isinstance(value, (keras.random.SeedGenerator, tf.random.Generator)):
                 found.append(value.state)
             elif isinstance(value, tf.Variable):
                 found.append(value)
