@@ -18,6 +18,7 @@ import tensorflow as tf
 import tfft
 from tfft import heads
 from tfft.features import litert
+from tfft.io.processors import usable_cores
 
 BACKBONE, BATCH = "efficientnet-lite0", 32
 
@@ -27,7 +28,7 @@ Way = Callable[[], object]
 def machine() -> None:
     names = [line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")]
     load = ", ".join(f"{n:.1f}" for n in os.getloadavg())
-    print(f"{names[0] if names else platform.processor()}, {litert.cores()} cores, load {load}")
+    print(f"{names[0] if names else platform.processor()}, {usable_cores()} cores, load {load}")
     print(f"Python {platform.python_version()}, TensorFlow {tf.__version__}, Keras {keras.__version__}, "
           f"LiteRT {litert.version()}, tfft {tfft.__version__}", flush=True)  # fmt: skip
 

@@ -14,8 +14,9 @@ import tensorflow as tf
 
 from tfft import data, features
 from tfft.backbones.base import blocks_of
-from tfft.features import engines, litert
+from tfft.features import engines
 from tfft.features.sources import open_source
+from tfft.io.processors import usable_cores
 from tfft.modalities.image import list_images
 
 
@@ -26,7 +27,7 @@ def torch_way(images: np.ndarray) -> common.Way | None:
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError:
         return None
-    torch.set_num_threads(litert.cores())
+    torch.set_num_threads(usable_cores())
     net = EfficientNet.from_name("efficientnet-lite0").eval().to(memory_format=torch.channels_last)
     parts = torch.tensor(images.transpose(0, 3, 1, 2)).to(memory_format=torch.channels_last).split(common.BATCH)
 
