@@ -42,7 +42,7 @@ def layerwise_lr_multipliers(
 
     Args:
         model: Built; its blocks are those that :func:`tfft.describe` shows. Any Keras model.
-        layer_decay: Factor from one block to the one below it, over 0 and at most 1.
+        layer_decay: Factor from one block to the one below it, above 0 and at most 1.
         lr_multipliers: Factors on top of that, by name of a block or of a layer of the head, shell pattern
             (``"block[12]*"``) or regular expression for the whole name (``"block(3|5)"``). 0 freezes a block as far
             as this optimizer goes; freezing it by :func:`tfft.unfreeze` also spares the work.

@@ -241,7 +241,7 @@ def plan_cut(
     arrays = _random(staged, min(batch_size, count)) if source is None else next(source.batches(staged))
     if staged.mask is not None:
         arrays, length = typical(staged, [a[:batch_size] for a in arrays])
-        notes.append(f"Sizes and seconds are for texts of {length} pieces, the mean of the first {len(arrays[0])}.")
+        notes.append(f"Sizes and seconds are for texts of {length} tokens, the mean of the first {len(arrays[0])}.")
     look = look_at(pieces, _for_first_cut(pieces, staged, arrays))
     if look.loops:
         notes.append(f"There are loops behind {join_names(look.loops)}; one round of each is in the FLOP at most.")
