@@ -105,7 +105,7 @@ def is_whole(value: Any) -> bool:
 
 
 def is_count(value: Any) -> bool:
-    """Whether a value is a whole number of at least 1, of Python or of NumPy; booleans are not."""
+    """Whether a value is an integer of at least 1, of Python or of NumPy; booleans are not."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= 1
 
 

@@ -215,7 +215,7 @@ def _load(network: keras.Model, tensors: dict[str, np.ndarray], folder: Path) ->
             continue
         variable.assign(value)
     unused = set(tensors) - set(targets) - {*_SHARED, "lm_head.weight"}
-    problems += [f"{name} has no place in such a model" for name in sorted(unused)]
+    problems += [f"{name} is unexpected" for name in sorted(unused)]
     raise_problems(HandleError, f"The weights in {folder} do not fit its config.json", problems, limit=8)
 
 

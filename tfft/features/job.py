@@ -209,7 +209,7 @@ def views_of(augment: Augmentation | str | Sequence[str] | None, views: int, see
     if changes is None:
         return None
     if not is_count(views):
-        raise PlanError(f"views must be a whole number of at least 1, received {views!r}")
+        raise PlanError(f"views must be an integer of at least 1, received {views!r}")
     return Views(changes, int(views), seed)
 
 
@@ -268,5 +268,5 @@ def check_arguments(cache: Any, dtype: str, engine: str, batch_size: Any) -> Non
     if engine not in ENGINES:
         problems.append(f"engine must be one of {', '.join(ENGINES)}, received {engine!r}")
     if not is_count(batch_size):
-        problems.append(f"batch_size must be a whole number of at least 1, received {batch_size!r}")
+        problems.append(f"batch_size must be an integer of at least 1, received {batch_size!r}")
     raise_problems(PlanError, "Features cannot be extracted", problems)

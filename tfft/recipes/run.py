@@ -206,7 +206,7 @@ def compare(frozen: Scores, final: Scores, change: Difference | None = None) -> 
     if change is not None:
         text += f" (95 % interval on the same examples {change.low:+.4f} to {change.high:+.4f})"
     if final.is_worse_than(frozen):
-        text += ": it did not help; the frozen backbone (unfreeze='none') is the better model here"
+        text += ": it did not help; the frozen backbone (unfreeze='none') is the better model"
     if change is not None:
         return text + "; this may be chance" if change.low <= 0 <= change.high else text
     apart = frozen.interval[1] < final.interval[0] or final.interval[1] < frozen.interval[0]

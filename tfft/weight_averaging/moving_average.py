@@ -199,7 +199,7 @@ class ExponentialMovingAverage(_Average):
 
     def __init__(self, decay: float = 0.999, *, ramp: bool = True, refresh: tf.data.Dataset | None = None) -> None:
         if not is_number(decay) or not 0 <= decay < 1:
-            raise PlanError(f"decay must be a number from 0 to below 1, got {decay!r}.")
+            raise PlanError(f"decay must be a number from 0 to below 1, received {decay!r}.")
         super().__init__(refresh)
         self.decay, self.ramp = float(decay), bool(ramp)
 
@@ -248,7 +248,7 @@ class StochasticWeightAveraging(_Average):
     ) -> None:
         problems = []
         if not is_number(share) or not 0 < share <= 1:
-            problems.append(f"share must be a number over 0 and at most 1, got {share!r}")
+            problems.append(f"share must be a number above 0 and at most 1, received {share!r}")
         if every not in ("epoch", "step"):
             problems.append(f"every must be one of {join_names(('epoch', 'step'))}, received {every!r}")
         raise_problems(PlanError, "The average cannot be made", problems)

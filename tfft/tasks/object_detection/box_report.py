@@ -92,7 +92,7 @@ def small_objects(labels: np.ndarray, class_names: Any, image_size: tuple[int, i
     Args:
         labels: float32 [N, M, 7], labels of images.
         class_names: Class names in the order of the labels.
-        image_size: Height and width of the model's pictures, in pixels.
+        image_size: Height and width of the model's images, in pixels.
 
     Returns:
         A sentence with the share of such objects, the classes that most of them have, and the size of images at which

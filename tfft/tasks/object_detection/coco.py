@@ -66,7 +66,7 @@ def _read(file: Path, problems: list[str]) -> PictureList:
 def _picture(file: Path, id_: Any, entry: dict[str, Any], objects: Sequence[BoxedObject]) -> ListedPicture:
     name = entry.get("file_name")
     height, width = (int(entry[side]) if is_number(entry.get(side)) else 0 for side in ("height", "width"))
-    place = f"{file}: the picture {id_!r}"
+    place = f"{file}: the image {id_!r}"
     return ListedPicture(name if isinstance(name, str) else "", place, objects, height, width)
 
 

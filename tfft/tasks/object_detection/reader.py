@@ -82,7 +82,7 @@ class BoxedPictures(ImageModality):
             yield small
 
     def preview_grid(self, examples: Any, image: InputSpec, **options: Any) -> np.ndarray:
-        """Return a grid of pictures and their views, with the boxes in each."""
+        """Return a grid of images and their views, with the boxes in each."""
         from tfft.tasks.object_detection.preview import preview_boxes
 
         return preview_boxes(examples, image, **options)

@@ -379,4 +379,4 @@ def _report(splits: Splits[MaskedImages], coding: Coding, areas: np.ndarray) -> 
 
 
 def _raise(source: Any, problems: Sequence[str]) -> None:
-    raise_problems(DataError, f"The pictures and masks in {source} cannot be used", problems, limit=_LISTED)
+    raise_problems(DataError, f"The images and masks in {source} cannot be used", problems, limit=_LISTED)

@@ -80,10 +80,10 @@ class MaskedPictures(ImageModality):
         )
         if few:
             message = f"rare in the training masks: {quantity(len(few), 'class')}"
-            yield Finding("few", "warning", message, "add pictures of them, or leave them out with ignore=", few)
+            yield Finding("few", "warning", message, "add images of them, or leave them out with ignore=", few)
 
     def preview_grid(self, examples: Any, image: InputSpec, **options: Any) -> np.ndarray:
-        """Return a grid of pictures and their views, with the masks over them."""
+        """Return a grid of images and their views, with the masks over them."""
         from tfft.tasks.semantic_segmentation.drawing import preview
 
         return preview(examples, image, **options)

@@ -403,11 +403,11 @@ def _check_arguments(model: Any, dataset: Any, epochs: Any, batch_size: Any, mea
     if not isinstance(model, keras.Model):
         problems.append(f"model must be a keras.Model, such as tfft.build gives, received {type(model).__name__}")
     if isinstance(dataset, (int, float, np.number)) and not is_count(dataset):
-        problems.append(f"the number of examples must be a whole number of at least 1, received {dataset!r}")
+        problems.append(f"the number of examples must be an integer of at least 1, received {dataset!r}")
     if not is_count(epochs):
-        problems.append(f"epochs must be a whole number of at least 1, received {epochs!r}")
+        problems.append(f"epochs must be an integer of at least 1, received {epochs!r}")
     if not is_count(batch_size):
-        problems.append(f"batch_size must be a whole number of at least 1, received {batch_size!r}")
+        problems.append(f"batch_size must be an integer of at least 1, received {batch_size!r}")
     if not isinstance(measure, bool) and not (isinstance(measure, (int, float)) and 0 < measure < math.inf):
         problems.append(f"measure must be True, False or FLOP per second, received {measure!r}")
     if dtype not in DTYPES:
