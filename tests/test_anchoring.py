@@ -197,7 +197,7 @@ def test_single_blocks(model):
 
 
 def test_what_cannot_be_anchored_is_refused(model):
-    with pytest.raises(PlanError, match="strength must be a finite number of 0 or more, got -1"):
+    with pytest.raises(PlanError, match="strength must be a finite number of 0 or more, received -1"):
         add_l2_sp(model, -1)
     with pytest.raises(PlanError, match="NaN or infinite"):
         L2SP([1.0, np.nan], 0.1)

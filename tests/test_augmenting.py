@@ -124,11 +124,11 @@ def test_features_of_views_are_those_of_the_views(image_folder, tiny_model, tmp_
 def test_what_cannot_be_varied_is_refused(tiny_model):
     prefix, _ = features.split_frozen(tiny_model)
     dataset = from_arrays(pictures(), np.arange(6), SPEC)
-    with pytest.raises(DataError, match="Only pictures and recordings can be varied.*Received _"):
+    with pytest.raises(DataError, match="Only images and recordings can be augmented.*Received _"):
         features.extract(prefix, dataset, augment="flip", verbose=False)
-    with pytest.raises(PlanError, match="views must be a whole number"):
+    with pytest.raises(PlanError, match="views must be an integer"):
         features.extract(prefix, (pictures(), np.arange(6)), augment="flip", views=0, verbose=False)
-    with pytest.raises(PlanError, match="views must be a whole number"):
+    with pytest.raises(PlanError, match="views must be an integer"):
         from_arrays(pictures(), np.arange(6), SPEC, augment="flip", views=0)
 
 

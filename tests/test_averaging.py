@@ -298,9 +298,11 @@ def test_the_state_of_another_model_is_refused():
 
 
 def test_settings_out_of_range_are_refused():
-    with pytest.raises(PlanError, match="decay must be a number from 0 to below 1, got 1"):
+    with pytest.raises(PlanError, match="decay must be a number from 0 to below 1, received 1"):
         ExponentialMovingAverage(1)
-    with pytest.raises(PlanError, match="(?s)share must be.*got 0.*every must be one of epoch, step, got 'batch'"):
+    with pytest.raises(
+        PlanError, match="(?s)share must be.*received 0.*every must be one of epoch, step, received 'batch'"
+    ):
         StochasticWeightAveraging(0, every="batch")
     model = tfft.unfreeze(of_keras(), 2)
     model.compile("sgd", **heads.from_model(model).compile_args(), steps_per_execution=3)

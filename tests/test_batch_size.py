@@ -169,11 +169,13 @@ def test_a_machine_says_what_is_available():
 def test_what_cannot_be_tried_is_refused():
     model = network()
     plain = keras.Model(model.input, model.output)
-    with pytest.raises(PlanError, match=r"(?s)4 problems.*not compiled.*start.*got 0.*limit.*got 1.5.*memory.*got -1"):
+    with pytest.raises(
+        PlanError, match=r"(?s)4 problems.*not compiled.*start.*received 0.*limit.*received 1.5.*memory.*received -1"
+    ):
         find_batch_size(plain, examples(), start=0, limit=1.5, memory=-1)
     with pytest.raises(PlanError, match="its own train_step"):
         find_batch_size(microbatched(model, 4), examples())
-    with pytest.raises(DataError, match="no example"):
+    with pytest.raises(DataError, match="at least one batch. Received: none"):
         find_batch_size(model, examples().take(0))
     with pytest.raises(DataError, match="Received: list"):
         find_batch_size(model, [1, 2])

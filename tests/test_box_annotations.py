@@ -178,17 +178,17 @@ def test_a_box_a_little_outside_is_clipped_and_one_without_area_left_out():
         (
             (0, 0, 110, 50),
             {},
-            r"x.xml: object 1: the box \(top 0, .* reaches 10 pixels out of the picture of 100 x 200",
+            r"x.xml: object 1: the box \(top 0, .* reaches 10 pixels out of the image of 100 x 200",
         ),
         ((120, 20, 140, 60), {}, "reaches 40 pixels out"),
         ((60, 20, 10, 80), {}, "is reversed .* another order, or a width and a height taken for corners"),
-        ((0.1, 0.2, 0.5, 0.9), {}, r"is in shares of the picture \(0 to 1\). Expected pixels"),
+        ((0.1, 0.2, 0.5, 0.9), {}, r"is in shares of the image \(0 to 1\). Expected pixels"),
         ((0.1, 0.2, 0.5, 1.5), {"normalised": True}, "reaches 100 pixels out"),
         ((0, 0, 9, 9), {"height": 50, "width": 100}, "annotated with 50 x 100 .* but it has 100 x 200"),
         (
             (0, 0, 9, 9),
             {"height": 200, "width": 100},
-            "its EXIF orientation turns it to 100 x 200.*save the picture up",
+            "its EXIF orientation turns it to 100 x 200.*save the image up",
         ),
     ],
 )
@@ -256,4 +256,4 @@ def test_small_objects_are_named_with_the_size_that_shows_them():
     assert "image_size=(416, 416) makes 95 % of them" in warning
     assert small_objects(labels, ("cell", "tissue"), (416, 416)) is None
     labels[..., 5:] = 100
-    assert "the pictures have 100 x 100, so cut them into tiles" in small_objects(labels, ("a", "b"), (224, 224))
+    assert "the images have 100 x 100, so cut them into tiles" in small_objects(labels, ("a", "b"), (224, 224))

@@ -18,7 +18,7 @@ FAULTS = {
         "other shape": ('"polygon"', '"mask"', r"shapes\[0\] has the shape_type 'mask'. Expected rectangle, polygon"),
         "not json": ('"flags": {}', '"flags": {', "a.json is not valid JSON"),
         "size": ('"imageWidth": 60', '"imageWidth": 61', "a.json: .*annotated with 40 x 61 pixels"),
-        "gone": ("images\\\\a.png", "gone.png", "a.json names the picture .*gone.png, which is missing"),
+        "gone": ("images\\\\a.png", "gone.png", "a.json names the image .*gone.png, which is missing"),
     },
     (as_cvat, "annotations.xml"): {
         "no label": (
@@ -28,7 +28,7 @@ FAULTS = {
         ),
         "no number": ('xtl="0"', 'xtl="left"', r"image 1 \(b.png\): box 1 has no corners of finite numbers"),
         "infinite": ('xbr="50"', 'xbr="inf"', r"image 1 \(b.png\): box 1 has no corners"),
-        "above": ('name="a.png"', 'name="../a.png"', r"has the name '../a.png', which leads out of the picture folder"),
+        "above": ('name="a.png"', 'name="../a.png"', r"has the name '../a.png', which leads out of the image folder"),
         "hostile": ("<annotations>", "<!DOCTYPE a><annotations>", "annotations.xml has a DOCTYPE"),
         "a video": ("<meta>", '<track id="0"/><meta>', "tracks of a video. Export it as .CVAT for images 1.1."),
         "outside": ('xbr="50"', 'xbr="90"', r"image 1 \(b.png\): box 1: the box .* reaches 40 pixels out"),
@@ -42,7 +42,7 @@ FAULTS = {
         "brush": ('"rectanglelabels": ["cat"]', '"brushlabels": ["cat"]', r"result\[0\] is a brush mask. Export"),
         "no size": ('"original_width": 60', '"original_width": null', r"result\[0\] has no original_width"),
         "no number": ('"x": 5.0', '"x": "left"', r"result\[0\] has no x, y, width and height"),
-        "above": ("/data/upload/1/0a1b2c30-a.png", "/data/local-files/?d=../a.png", "leads out of the picture folder"),
+        "above": ("/data/upload/1/0a1b2c30-a.png", "/data/local-files/?d=../a.png", "leads out of the image folder"),
     },
 }
 CASES = [(write, name, fault) for (write, name), faults in FAULTS.items() for fault in faults]

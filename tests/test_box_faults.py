@@ -26,11 +26,11 @@ from tfft.tasks.object_detection.formats import read_annotations
 COCO_FAULTS = {
     "annotation without picture": (
         {"annotations": lambda found: found[1].update(image_id=99)},
-        r"annotations\[1\] \(id 1\) belongs to the picture 99, which images does not list",
+        r"annotations\[1\] \(id 1\) refers to the image 99, which is not in .images.",
     ),
     "unknown category": (
         {"annotations": lambda found: found[2].update(category_id=1)},
-        r"annotations\[2\] .* has the category 1, which categories does not list",
+        r"annotations\[2\] .* has the category 1, which is not in .categories.",
     ),
     "no bbox": (
         {"annotations": lambda found: found[0].update(bbox=[1, 2, float("nan"), 3])},
@@ -46,7 +46,7 @@ COCO_FAULTS = {
     ),
     "picture twice": (
         {"images": lambda found: found.append({"id": 50, "file_name": "a.png"})},
-        "the picture 50 annotates .*a.png, which .*the picture 10 annotates too",
+        "the image 50 annotates .*a.png, which .*the image 10 annotates too",
     ),
     "reversed": (
         {"annotations": lambda found: found[0].update(bbox=[30, 20, -27, -18])},
@@ -54,11 +54,11 @@ COCO_FAULTS = {
     ),
     "in shares": (
         {"annotations": lambda found: found[0].update(bbox=[0.1, 0.1, 0.5, 0.5])},
-        r"annotations\[0\] \(id 0\): the box .* is in shares of the picture",
+        r"annotations\[0\] \(id 0\): the box .* is in shares of the image",
     ),
     "outside": (
         {"annotations": lambda found: found[5].update(bbox=[70, 2, 40, 10])},
-        r"annotations\[5\] \(id 5\): the box .* reaches 30 pixels out of the picture of 30 x 80",
+        r"annotations\[5\] \(id 5\): the box .* reaches 30 pixels out of the image of 30 x 80",
     ),
     "other size": (
         {"images": lambda found: found[0].update(height=400, width=600)},
@@ -66,15 +66,15 @@ COCO_FAULTS = {
     ),
     "no file": (
         {"images": lambda found: found[0].update(file_name="gone.png")},
-        "the picture 10 names the picture .*gone.png, which is missing",
+        "the image 10 names the image .*gone.png, which is missing",
     ),
     "a file above": (
         {"images": lambda found: found[0].update(file_name="../a.png")},
-        r"file_name '../a.png', which leads out of the picture folder",
+        r"file_name '../a.png', which leads out of the image folder",
     ),
     "an absolute file": (
         {"images": lambda found: found[0].update(file_name="/etc/passwd")},
-        r"file_name '/etc/passwd', which leads out of the picture folder",
+        r"file_name '/etc/passwd', which leads out of the image folder",
     ),
 }
 
@@ -114,7 +114,7 @@ def test_a_file_that_is_not_coco_is_refused(tmp_path):
         read_annotations(file)
     with open(file, "wb") as opened:
         opened.truncate(501_000_000)
-    with pytest.raises(DataError, match=r"at most 500 MB.* Received: .*a.json of 501 MB. Divide it"):
+    with pytest.raises(DataError, match=r"at most 500 MB.* Received: .*a.json of 501 MB. Split it"):
         read_annotations(file)
 
 
@@ -127,9 +127,9 @@ VOC_FAULTS = {
     "outside": ("<xmax>30<", "<xmax>90<", "a.xml: object 1: the box .* reaches 30 pixels out"),
     "reversed": ("<xmax>30<", "<xmax>1<", "a.xml: object 1: the box .* is reversed"),
     "the size": ("<width>60<", "<width>61<", "a.xml: .*a.png was annotated with 40 x 61 pixels"),
-    "above": ("<filename>a.png", "<filename>../../a.png", "leads out of the picture folder"),
-    "windows": ("<filename>a.png", "<filename>C:\\data\\a.png", "leads out of the picture folder"),
-    "gone": ("<filename>a.png", "<filename>gone.png", "a.xml names the picture .*gone.png, which is missing"),
+    "above": ("<filename>a.png", "<filename>../../a.png", "leads out of the image folder"),
+    "windows": ("<filename>a.png", "<filename>C:\\data\\a.png", "leads out of the image folder"),
+    "gone": ("<filename>a.png", "<filename>gone.png", "a.xml names the image .*gone.png, which is missing"),
 }
 
 
@@ -163,7 +163,7 @@ def test_no_link_leads_out_of_the_picture_folder(tmp_path):
     root = as_coco(tmp_path / "data")
     shutil.move(root / "images" / "a.png", tmp_path / "elsewhere.png")
     (root / "images" / "a.png").symlink_to(tmp_path / "elsewhere.png")
-    with pytest.raises(DataError, match="'a.png', which is a link that leads out of the picture folder"):
+    with pytest.raises(DataError, match="'a.png', which is a link that leads out of the image folder"):
         load_boxes(root)
     (root / "images" / "a.png").unlink()
     shutil.move(tmp_path / "elsewhere.png", root / "images" / "moved.png")
@@ -174,7 +174,7 @@ def test_no_link_leads_out_of_the_picture_folder(tmp_path):
 
 
 YOLO_FAULTS = {
-    "pixels": ("0 30 20 10 10", r"a.txt:1 is in pixels \(30 20 10 10\). Expected shares of the picture: divide x"),
+    "pixels": ("0 30 20 10 10", r"a.txt:1 is in pixels \(30 20 10 10\). Expected shares of the image: divide x"),
     "class": ("2 0.5 0.5 0.1 0.1", r"a.txt:1 has the class 2. Expected 0 to 1 \(cat, dog\)"),
     "half a class": ("0.5 0.5 0.5 0.1 0.1", "a.txt:1 has the class 0.5"),
     "words": ("cat 0.5 0.5 0.1 0.1", "a.txt:1 has 'cat 0.5 .*'. Expected: class centre-x centre-y width height"),
@@ -203,7 +203,7 @@ def test_a_yolo_description_does_not_lead_out_of_its_folder(tmp_path):
     shutil.copytree(tmp_path / "outside", root / "images")
     (root / "labels" / "lost.txt").write_text("0 0.5 0.5 0.1 0.1\n")
     (root / "data.yaml").write_text(yaml.safe_dump({"names": ["cat", "dog"], "train": "images"}))
-    with pytest.raises(DataError, match="lost.txt names the picture .*lost, which is missing"):
+    with pytest.raises(DataError, match="lost.txt names the image .*lost, which is missing"):
         load_boxes(root, strict=True)
 
 
@@ -289,7 +289,7 @@ def test_a_turned_photo_is_upright_and_one_annotated_before_turning_is_named(tmp
 def test_data_without_anything_to_learn_is_refused(tmp_path):
     root = as_coco(tmp_path)
     coco_with(root, annotations=lambda found: found.clear())
-    with pytest.raises(DataError, match="at least one object to learn. Received: 5 pictures"):
+    with pytest.raises(DataError, match="at least one object to learn. Received: 5 images"):
         load_boxes(root)
     write_coco(root / "train.json", names=("c.png", "e.png"))
     write_coco(root / "val.json", names=("b.png",))

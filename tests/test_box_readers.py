@@ -264,7 +264,7 @@ def test_pictures_elsewhere_are_named_with_images(tmp_path, detection):  # noqa:
     """As a call has it, and as the command line has it."""
     file = write_coco(tmp_path / "labels" / "boxes.json")
     pictures(tmp_path / "far" / "photos")
-    with pytest.raises(DataError, match=r"pictures of .*boxes.json were not found, such as 'a.png'.*images='...'"):
+    with pytest.raises(DataError, match=r"images of .*boxes.json were not found, such as 'a.png'.*images='...'"):
         load(file, task="object_detection")
     splits = load(file, task="object_detection", images=tmp_path / "far")
     assert len(splits.train) + len(splits.validation) == 5
@@ -272,12 +272,12 @@ def test_pictures_elsewhere_are_named_with_images(tmp_path, detection):  # noqa:
     data = load_run_data(file, config)
     assert data.modality.items == "images with boxes"
     assert data.splits.fingerprint() == splits.fingerprint()
-    assert "pictures: 5 in COCO" in data.report
+    assert "images: 5 in COCO" in data.report
     with pytest.raises(PlanError, match="augment=rand cannot augment images with boxes. .* expected: flip, crop"):
         load_run_data(file, dataclasses.replace(config, augment="rand"))
-    with pytest.raises(DataError, match="Expected images= to be the folder of the pictures"):
+    with pytest.raises(DataError, match="Expected images= to be the folder of the images"):
         load(file, task="object_detection", images=tmp_path / "nowhere")
-    with pytest.raises(DataError, match="images='x' means nothing for a folder of images"):
+    with pytest.raises(DataError, match="images='x' does not apply to a folder of images"):
         load(tmp_path / "far", images="x")
     with pytest.raises(PlanError, match="images: Expected a handle or path or None. Received: 3"):
         RunConfig(images=3).check()
@@ -314,9 +314,9 @@ def test_the_report_and_the_check_show_what_is_there(tmp_path, detection, capsys
     )
     splits = load(root, task="object_detection")
     text = str(splits.report)
-    assert "pictures: 5 in COCO (train 4, validation 1), 1 without objects" in text
-    assert "objects: 8 (cat 4, dog 3, Cat  1), at most 3 in a picture, median size 28 x 36 pixels" in text
-    assert "1 box is left out for having no area, such as" in text
+    assert "images: 5 in COCO (train 4, validation 1), 1 without objects" in text
+    assert "objects: 8 (cat 4, dog 3, Cat  1), at most 3 in an image, median size 28 x 36 pixels" in text
+    assert "1 box is left out (no area), such as" in text
     assert "an id that another one has" in text
     found = {one.kind: one for one in check_splits(splits).findings}
     assert str(found["class-twins"].items[0]) == "'cat', 'Cat '"

@@ -199,8 +199,8 @@ def test_wrong_settings_exit_2_with_a_sentence_and_write_nothing(
     [
         (["trian"], "unknown command 'trian'. Did you mean 'train'?"),
         (["train", "data"], "--out"),
-        (["train", "data", "--out", "x", "--epochs", "-3"], "expected a whole number"),
-        (["train", "data", "--out", "x", "--batch-size", "0"], "expected a whole number"),
+        (["train", "data", "--out", "x", "--epochs", "-3"], "expected an integer"),
+        (["train", "data", "--out", "x", "--batch-size", "0"], "expected an integer"),
     ],
 )
 def test_wrong_arguments_exit_2(arguments, said, capsys):

@@ -186,12 +186,12 @@ def test_each_setting_of_a_phase_accepts_and_refuses(name):
     ("settings", "told"),
     [
         ({"loss": "focall"}, "loss: Expected 'cross_entropy' or 'focal'. Received: 'focall'. Did you mean 'focal'?"),
-        ({"epochs": 1.5}, "epochs: Expected 'auto' or a whole number of at least 0. Received: 1.5."),
+        ({"epochs": 1.5}, "epochs: Expected 'auto' or an integer of at least 0. Received: 1.5."),
         ({"dropout": 1}, "dropout: Expected a number of at least 0 and below 1. Received: 1."),
         ({"image_size": 0}, "Expected 'auto', one number or height and width, in pixels. Received: 0."),
         ({"augment": {"flipp": True}}, "augment: Expected the fields of tfft.specs.Augmentation. Received: ['flipp']"),
         ({"augment": 5}, "augment: Expected names such as 'flip'"),
-        ({"augment": "crop=much"}, "augment takes numbers, such as crop=0.7, got 'crop=much'"),
+        ({"augment": "crop=much"}, "augment expects numbers, such as crop=0.7, received 'crop=much'"),
         ({"sampling": "balanced", "class_weight": "balanced"}, "give one of them"),
         ({"text": ("a", "b"), "label": "b"}, "text and label must be different columns. Received: 'b' for both"),
         ({"image": 0, "label": 0}, "image and label must be different columns. Received: 0 for both"),
@@ -222,7 +222,7 @@ def test_a_split_file_and_lists_are_accepted(tmp_path):
 def test_a_plan_is_checked_as_well():
     plan = Plan(backbone="b", data="d", image_size=(0, 0))
     plan.check()
-    with pytest.raises(PlanError, match=r"(?s)2 problems.*image_size.*batch_size: Expected a whole"):
+    with pytest.raises(PlanError, match=r"(?s)2 problems.*image_size.*batch_size: Expected an integer"):
         dataclasses.replace(plan, image_size="auto", batch_size="auto").check()
 
 

@@ -148,7 +148,7 @@ def test_an_example_alone_in_its_class_is_shown_once_in_a_batch_and_many_are_cap
 @pytest.mark.parametrize(
     ("labels", "settings", "error", "says"),
     [
-        ([0, 0, 1, 1], {"shown": 0}, PlanError, "shown: Expected a whole number of at least 1. Received: 0"),
+        ([0, 0, 1, 1], {"shown": 0}, PlanError, "shown: Expected an integer of at least 1. Received: 0"),
         ([0, 0, 1, 1], {"shown": 0, "size": 3, "most": 1}, PlanError, r"(?s)shown: Exp.*size: Exp.*most: Exp"),
         ([0, 0, 0, 0], {}, DataError, "at least two classes for pairs. Received: 4 examples of 0"),
         ([0, 1, 2, 3], {}, DataError, "4 classes with one example"),
@@ -304,7 +304,7 @@ def test_all_of_a_batch_are_compared_so_parts_make_smaller_batches():
         history = train(
             network(), stripes(64), None, [TUNE], verbose=False, microbatch_size=microbatch_size, callbacks=[count]
         )  # fmt: skip
-        told = [note for note in history.notes if "are compared at once" in note]
+        told = [note for note in history.notes if "are compared with each other" in note]
         assert len(told) == (microbatch_size in (8, 1))
     assert {size: len(found) for size, found in steps.items()} == {None: 16, 100: 16, 8: 64, 1: 128}
 
@@ -386,7 +386,7 @@ def test_texts_of_any_length_are_paired(unfreeze):
     assert losses[-1] < losses[0]
     whole = [note for note in history.notes if "every epoch runs the whole model" in note]
     assert len(whole) == (unfreeze == "all")
-    assert all("no frozen part to run ahead" in note for note in whole)
+    assert all("no frozen part to precompute" in note for note in whole)
 
 
 @pytest.mark.nightly
@@ -424,7 +424,7 @@ def test_examples_are_taken_once_and_at_most_64_of_a_class():
     notes = "\n".join(history.notes)
     assert "at most 64 examples of each class are compared" in notes
     assert "1 class has one example" in notes
-    assert "weights of classes are not used for pairs" in notes
+    assert "class weights are not used for pairs" in notes
 
 
 @pytest.mark.nightly
@@ -453,9 +453,9 @@ def test_everything_that_does_not_go_with_pairs_is_refused_at_once():
     ):
         assert part in message, part
     for setting, says in (
-        ({"unfreeze": "none"}, "no block trains, so contrastive_repeats would do nothing"),
-        ({"contrastive_repeats": -2}, "whole number of at least 0"),
-        ({"contrastive_repeats": True}, "whole number of at least 0"),
+        ({"unfreeze": "none"}, "no block trains, so contrastive_repeats would have no effect"),
+        ({"contrastive_repeats": -2}, "integer of at least 0"),
+        ({"contrastive_repeats": True}, "integer of at least 0"),
         ({"head": "linear_probe", "unfreeze": "none"}, "use two phases"),
     ):
         with pytest.raises(PlanError, match=says):
@@ -469,7 +469,7 @@ def test_everything_that_does_not_go_with_pairs_is_refused_at_once():
 @pytest.mark.slow
 def test_models_and_data_without_classes_are_refused_before_training():
     model = network(head=heads.regression(1))
-    with pytest.raises(PlanError, match="binary, and the model's is for regression"):
+    with pytest.raises(PlanError, match="or binary. Received: regression"):
         train(model, stripes(16), None, [TUNE], verbose=False)
     soft = stripes(16).map(lambda x, y: (x, tf.one_hot(y, 2)))
     with pytest.raises(DataError, match="Expected integer labels"):
@@ -513,13 +513,13 @@ def test_numbers_of_the_plan_follow_from_the_examples_and_the_wishes():
     own = tuned(FEW, plans.setfit(shown=6, lora_rank=4), unfreeze=2, epochs=3, learning_rate=1e-3).phases[1]
     assert (own.contrastive_repeats, own.lora_rank, own.unfreeze, own.epochs, own.learning_rate) == (6, 4, 2, 3, 1e-3)
     for wish, says in (
-        ({"head_epochs": 2}, "head_epochs= has no meaning"),
-        ({"learning_rate": (1e-2, 1e-3)}, "learning_rate is one number"),
+        ({"head_epochs": 2}, "head_epochs= does not apply"),
+        ({"learning_rate": (1e-2, 1e-3)}, "learning_rate must be a number"),
         ({"unfreeze": "none"}, "blocks have to train"),
     ):
         with pytest.raises(PlanError, match=says):
             tuned(FEW, **wish)
-    with pytest.raises(PlanError, match="'contrastive_repeats' is no setting of a phase"):
+    with pytest.raises(PlanError, match="'contrastive_repeats' is not a setting of a phase"):
         recommend(FEW, plan=plans.lp_ft(contrastive_repeats=4))
 
 

@@ -42,12 +42,12 @@ def test_more_objects_than_a_detector_answers_with_are_named(tmp_path, capsys):
     found = kinds(tfft.inspection.check_splits(splits, "data"))
     assert (
         found["crowded"].message
-        == "1 picture has more than 100 objects, at most 120, and a detector finds at most 100 in one"
+        == "1 image has more than 100 objects, at most 120, and a detector finds at most 100 in one"
     )
     assert "smaller than a cell of 8 pixels" in found["small-objects"].message
     backbone = detection_models.untrained()
     reader = tfft.registry.task("object_detection").reader
-    assert any(note.startswith("1 picture has more than 100 objects") for note in reader.notes(splits, backbone))
+    assert any(note.startswith("1 image has more than 100 objects") for note in reader.notes(splits, backbone))
 
 
 @pytest.mark.slow
@@ -77,7 +77,7 @@ def test_rare_classes_of_masks_are_named(tmp_path):
     assert not [note for note in report.notes if "give a backbone" in note]  # which finds no wrong labels of pixels
     few = kinds(report)["few"]
     assert [item.name for item in few.items] == ["class 2"]
-    assert "0.01% of the labelled pixels, in 1 pictures" in str(few)
+    assert "0.01% of the labelled pixels, in 1 image" in str(few)
 
 
 IMAGES = np.zeros((3, 8, 8, 3), np.uint8)
@@ -124,5 +124,5 @@ def test_batches_with_different_numbers_of_boxes_are_refused():
         lambda: ((IMAGES[:1], one) for one in labels),
         output_signature=(tf.TensorSpec((1, 8, 8, 3), tf.uint8), tf.TensorSpec((1, None, 7), tf.float32)),
     )
-    with pytest.raises(DataError, match="one shape in all batches of the training dataset.*Fill boxes up"):
+    with pytest.raises(DataError, match="one shape in all batches of the training dataset.*Pad boxes"):
         ready_splits(data, data, ["a", "b"], "object_detection")

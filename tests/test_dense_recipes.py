@@ -106,7 +106,7 @@ def test_kept_maps_train_as_fresh_ones_and_the_run_serves(task, write, metric, t
     assert tf.io.decode_png(tf.io.read_file(str(tmp_path / "drawn" / "00.png"))).shape == (96, 96, 3)
     assert cli.main(["report", str(tmp_path / "kept")]) == 0
     page = (tmp_path / "kept" / "report.html").read_text("utf-8")
-    section = {"map": "Precision and recall", "mean_iou": "Pictures with the lowest IoU"}[metric]
+    section = {"map": "Precision and recall", "mean_iou": "Images with the lowest IoU"}[metric]
     assert f"<h2>{section}</h2>" in page
     assert "data:image/jpeg;base64," in page
     assert "http" not in page.replace(str(tmp_path), "")

@@ -50,7 +50,7 @@ def test_a_detector_shows_curves_and_the_pictures_with_the_most_mistakes(tmp_pat
     recall, precision = curves.curves.lines["cat"]
     # In descending order: 0.9 right, 0.8 wrong, 0.6 right; half of the cats with precision 1, all with 2/3.
     np.testing.assert_allclose(precision, np.where(recall <= 0.5, 1.0, 2 / 3), atol=1e-6)
-    assert worst.title == "Pictures with the most mistakes"
+    assert worst.title == "Images with the most mistakes"
     found = {one.caption.split(":")[0]: one for one in worst.pictures}
     assert list(found) == ["1.png"]
     assert found["1.png"].caption == "1.png: 2 objects, 1 of another class"  # the dog B

@@ -75,7 +75,7 @@ def test_an_archive_is_named(name, tmp_path):
 def test_ages_are_not_taken_for_classes_without_a_word(capsys):
     ages = [str(20 + i % 30) for i in range(90)]
     assert parse_labels([ages], [ages]).task == "classification"
-    assert "30 classes; whole numbers that are amounts" in capsys.readouterr().err
+    assert "30 classes; integers that are amounts" in capsys.readouterr().err
     with pytest.raises(DataError, match="need task='regression'"):
         parse_labels([[str(20 + i) for i in range(40)]], [[""] * 40])
     for labels in ([str(i % 30) for i in range(90)], [str(1 + i % 5) for i in range(90)]):  # numbers of classes, stars

@@ -380,7 +380,7 @@ def test_wrong_paths(tiny, tmp_path):
         export(tiny, tmp_path / "file" / "1")
     (tmp_path / "lone").mkdir()
     (tmp_path / "lone" / "saved_model.pb").write_bytes(b"")
-    with pytest.raises(ExportError, match="is a SavedModel itself"):
+    with pytest.raises(ExportError, match="is itself a SavedModel"):
         export(tiny, tmp_path / "lone")
     with pytest.raises(SavedModelError, match="not an exported model"):
         open_export(tmp_path / "nowhere")

@@ -272,7 +272,7 @@ def test_a_layer_without_settings_is_not_kept(tmp_path):
     inputs = keras.Input((3,))
     model = keras.Model(inputs, L.Dense(2)(Odd()(inputs)))
     found = get(model, RNG.random((4, 3), np.float32), cache=tmp_path)
-    assert "cannot be kept in a cache: 'odd' (Odd) does not expose its settings" in found.notes[0]
+    assert "cannot be cached: 'odd' (Odd) does not expose its settings" in found.notes[0]
     assert list(tmp_path.iterdir()) == []
 
 

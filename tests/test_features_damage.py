@@ -60,7 +60,7 @@ def test_a_damaged_entry_is_made_again(model, damage, tmp_path):
     damage(entry_of(tmp_path))
     again = get(model, cache=tmp_path)
     assert not again.cached
-    assert "not used but made again" in again.notes[0]
+    assert "not used but computed again" in again.notes[0]
     np.testing.assert_array_equal(again.arrays, expected)
     assert get(model, cache=tmp_path).cached
     assert [path.name for path in tmp_path.iterdir()] == [entry_of(tmp_path).name]
@@ -117,16 +117,16 @@ def test_a_full_disk_is_told_before_writing(model, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setenv("TFFT_CACHE_DIR", str(tmp_path / "auto"))
     found = get(model)  # "auto" goes on without
-    assert "not kept on disk. The disk" in found.notes[0]
+    assert "not cached on disk. The disk" in found.notes[0]
     np.testing.assert_allclose(found.arrays, model(IMAGES), atol=1e-5)
 
 
 def test_a_folder_that_cannot_be_made(model, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="cannot be kept: .*cannot be written"):
+    with pytest.raises(DataError, match="cannot be cached: .*cannot be written"):
         get(model, cache=tmp_path / "file")
     monkeypatch.setenv("TFFT_CACHE_DIR", str(tmp_path / "file"))
-    assert "not kept on disk" in get(model).notes[0]
+    assert "not cached on disk" in get(model).notes[0]
 
 
 SLOW_WRITER = """

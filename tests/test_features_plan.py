@@ -370,7 +370,7 @@ def test_errors(made):
     with pytest.raises(PlanError, match=r"(?s)5 problems.*examples.*0.*epochs.*2.5.*batch_size.*True.*measure.*-1.*bf"):
         tools.plan_cut(model, 0, 2.5, batch_size=True, measure=-1, dtype="bf")
     for epochs in (0, True, "3"):
-        with pytest.raises(PlanError, match="epochs must be a whole number of at least 1, received"):
+        with pytest.raises(PlanError, match="epochs must be an integer of at least 1, received"):
             tools.plan_cut(model, 10, epochs)
     with pytest.raises(PlanError, match=r"model must be a keras.Model.*received str"):
         tools.plan_cut("residual", 10, 1)

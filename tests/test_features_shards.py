@@ -152,7 +152,7 @@ def test_numbers_that_are_no_shard(model, shard, tmp_path):
 
 @pytest.mark.parametrize("cache", [None, "memory"])
 def test_shards_need_a_folder(model, cache):
-    with pytest.raises(PlanError, match="Expected cache= as a folder"):
+    with pytest.raises(PlanError, match="Expected cache= to be a folder"):
         extract_shard(model, (IMAGES, LABELS), (1, 2), cache=cache, **QUIET)
 
 

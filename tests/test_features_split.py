@@ -204,7 +204,7 @@ def test_refused_where_there_is_nothing_to_divide(made):
         def call(self, x):
             return x
 
-    with pytest.raises(BackboneError, match="cannot be taken apart"):
+    with pytest.raises(BackboneError, match="cannot be divided"):
         features.split_frozen(Own())
 
 

@@ -134,7 +134,7 @@ def test_the_same_call_goes_on_in_the_phase_where_it_was_stopped(tmp_path, capsy
     with pytest.raises(PlanError, match="seed was 3 and is 4"):
         finetune(backbone(), squares(), out=tmp_path / "run", callbacks=[Stop(False)], **{**settings, "seed": 4})
     run = finetune(backbone(), squares(), out=tmp_path / "run", callbacks=[Stop(False)], **settings)
-    assert "done are the phases frozen" in capsys.readouterr().out
+    assert "completed phases: frozen" in capsys.readouterr().out
     assert run.frozen_scores.to_dict() == whole.frozen_scores.to_dict()
     assert run.final_scores.to_dict() == whole.final_scores.to_dict()
     for ours, theirs in zip(run.model.weights, whole.model.weights, strict=True):

@@ -94,7 +94,7 @@ def test_a_huge_checkpoint_that_is_not_there(tmp_path):
 
 def test_a_proto_that_is_no_file(tmp_path):
     (tmp_path / "saved_model.pb").mkdir()
-    with pytest.raises(SavedModelError, match="no ordinary file"):
+    with pytest.raises(SavedModelError, match="not a regular file"):
         check_savedmodel(tmp_path)
 
 

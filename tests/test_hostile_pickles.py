@@ -49,7 +49,7 @@ def both(write, tmp_path, body):
             lambda target: name("torch.serialization", "load") + b"(" + text(target) + b"tR",
             r"torch\.serialization\.load",
         ),
-        (lambda target: name("torch", "FloatStorage") + b"(K\x05tR", "a call of something that is no function"),
+        (lambda target: name("torch", "FloatStorage") + b"(K\x05tR", "a call of something that is not a function"),
         (lambda target: b"\x82\x01", "EXT1"),
         (lambda target: HONEST + b"}" + text("storage") + b"N" + b"sb", "a container is missing"),
     ],

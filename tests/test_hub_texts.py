@@ -200,15 +200,15 @@ def test_tokenizers_of_tensorflow_text_travel_in_the_model(kind, place, tmp_path
 def test_what_does_not_fit_is_said(place, backbone):
     with pytest.raises(SavedModelError, match="does not fit the encoder, which takes input_mask: it gives no dict"):
         open_preprocessor(place / "strings", ["input_mask"])
-    with pytest.raises(BackboneError, match="cannot be made to give 16 pieces: it has no tokenize"):
+    with pytest.raises(BackboneError, match="cannot be set to 16 tokens: it has no tokenize"):
         tfft.load_backbone(place / "encoder", preprocessor=place / "strings")
-    with pytest.raises(BackboneError, match="at most 16 pieces of a text, got max_length=17"):
+    with pytest.raises(BackboneError, match="at most 16 tokens of a text, received max_length=17"):
         tfft.load_backbone(place / "encoder", preprocessor=place / "preprocess", max_length=17)
     with pytest.raises(BackboneError, match="encoders with an input 'input_mask'"):
         tfft.load_backbone(place / "strings", preprocessor=place / "preprocess")
-    with pytest.raises(BackboneError, match="pooling must be one of .* got 'last'"):
+    with pytest.raises(BackboneError, match="pooling must be one of .* received 'last'"):
         tfft.load_backbone(place / "encoder", preprocessor=place / "preprocess", pooling="last")
-    with pytest.raises(BackboneError, match="needs the features of all pieces"):
+    with pytest.raises(BackboneError, match="needs the features of all tokens"):
         tfft.load_backbone(place / "encoder", preprocessor=place / "preprocess", output="pooled_output", pooling="mean")
     with pytest.raises(BackboneError, match=r"preprocessor= is for SavedModels"):
         tfft.load_backbone("keras:MobileNetV2:random", preprocessor=place / "preprocess")

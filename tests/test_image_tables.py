@@ -165,7 +165,7 @@ def test_a_preview_shows_the_picture_and_views_of_it(tmp_path, capsys):
     with Image.open(target) as drawn:
         assert drawn.size == (6 * 160 + 20, 2 * 160 + 4)
     assert "pixels, of" in capsys.readouterr().out
-    with pytest.raises(PlanError, match="augment takes numbers, such as crop=0.7, got 'crop=much'"):
+    with pytest.raises(PlanError, match="augment expects numbers, such as crop=0.7, received 'crop=much'"):
         preview(examples, spec, augment="crop=much")
     with pytest.raises(PlanError, match="'crip' is unknown"):
         preview(examples, spec, augment="crip=0.5")

@@ -116,7 +116,7 @@ def test_larger_crops_are_told_with_a_backbone(tmp_path):
     for kind, place in {"near-copy": "x.jpg", "conflict": "y.jpg", "leak": "z.jpg"}.items():
         [item] = planted(report, kind, place).items
         assert item.name.endswith(place) or item.other.endswith(place)
-        assert "a part in common" in item.detail
+        assert "a region in common" in item.detail
     assert not any("not searched" in note for note in report.notes)
 
 
@@ -229,7 +229,7 @@ def test_training_goes_on_and_tells_what_it_left_out(tmp_path):
     assert finding_of(run.data_report, "leak").level == "warning"
     assert run.final_scores.examples == 3 * EACH + 4
     assert run.deduplicated_scores.examples == 3 * EACH
-    assert "without copies" in run.summary
+    assert "no duplicates" in run.summary
     written = json.loads((tmp_path / "run" / "check.json").read_text())
     assert [finding["kind"] for finding in written["findings"]] == ["unusable", "leak"]
     assert tfft.load_run(tmp_path / "run").deduplicated_scores.to_dict() == run.deduplicated_scores.to_dict()

@@ -206,7 +206,7 @@ def test_documents_come_from_files_folders_and_lists(tmp_path):
         causal_lm.read_documents(tmp_path / "empty.txt")
     with pytest.raises(DataError, match="does not exist"):
         causal_lm.read_documents(tmp_path / "gone.txt")
-    with pytest.raises(DataError, match="Documents must be texts, got 3"):
+    with pytest.raises(DataError, match="Documents must be texts, received 3"):
         causal_lm.read_documents(["a", 3])
 
 
@@ -219,7 +219,7 @@ def test_what_cannot_be_used_is_said(preset, tmp_path):
         part.save_to_preset(str(tmp_path / "bert"))
     with pytest.raises(BackboneError, match="is a BertBackbone, which cannot be used as a language model"):
         causal_lm.causal_lm(tmp_path / "bert")
-    with pytest.raises(PlanError, match=r"(?s)epochs must be a whole number.*learning_rate.*validation is a share"):
+    with pytest.raises(PlanError, match=r"(?s)epochs must be an integer.*learning_rate.*validation must be a share"):
         causal_lm.finetune(preset, ["a", "b"], epochs=0, learning_rate=-1.0, validation=2.0)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("")

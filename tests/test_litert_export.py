@@ -121,7 +121,7 @@ def test_wrong_settings_are_refused_before_anything_is_written(model, settings, 
 
 def test_a_file_is_never_replaced(model, plain, tmp_path):
     content = plain.path.read_bytes()
-    with pytest.raises(ExportError, match="exists already"):
+    with pytest.raises(ExportError, match="already exists"):
         export_litert(model, plain.path)
     assert plain.path.read_bytes() == content
     with pytest.raises(ExportError, match=r"suffix .tflite. Received: .*model.lite"):

@@ -76,7 +76,7 @@ def test_its_pin_is_checked_before_it_is_opened(archive, registered, monkeypatch
     pinned = f"{archive}@sha256:{digest(archive)}"
     assert load_backbone(pinned).origin == pinned
     monkeypatch.setattr(NumpyLoader, "load", lambda *_: pytest.fail("was opened"))
-    with pytest.raises(SavedModelError, match="pinned to another content"):
+    with pytest.raises(SavedModelError, match="pinned to different content"):
         load_backbone(f"{archive}@sha256:{'0' * 64}")
 
 

@@ -122,17 +122,17 @@ def test_every_setting_of_a_form_can_be_given(place):
 @pytest.mark.parametrize(
     ("source", "settings", "sentence"),
     [
-        ("photos", {"label": "x"}, "label='x' means nothing for a folder of images"),
-        ("photos", {"separator": "|", "seconds": 1.0}, "separator='|', seconds=1.0 mean nothing for a folder"),
-        ("photos", {"task": "regression"}, "task='regression' means nothing for a folder of images, .* Folders and"),
-        ("photos", {"root": "/x"}, "root='/x' means nothing for a folder of images, which takes check, group,"),
-        ("sounds", {"label": "x"}, "label='x' means nothing for a folder of recordings"),
+        ("photos", {"label": "x"}, "label='x' does not apply to a folder of images"),
+        ("photos", {"separator": "|", "seconds": 1.0}, "separator='|', seconds=1.0 do not apply to a folder"),
+        ("photos", {"task": "regression"}, "task='regression' does not apply to a folder of images, .* Folders and"),
+        ("photos", {"root": "/x"}, "root='/x' does not apply to a folder of images, which takes check, group,"),
+        ("sounds", {"label": "x"}, "label='x' does not apply to a folder of recordings"),
         ("sounds.jsonl", {"audio": "clip", "text": "t"}, "audio and text each name the input"),
-        ("photos.jsonl", {"image": "file", "sample_rate": 8000}, "sample_rate=8000 means nothing for a table"),
-        ("texts.csv", {"root": "/x", "sample_rate": 8000}, "root='/x', sample_rate=8000 mean nothing for texts"),
-        ("texts.csv", {"validation": "split.csv"}, "validation='split.csv' means nothing for texts"),
-        ("train.conll", {"task": "token_classification", "group": "x"}, "group='x' means nothing for tagged words"),
-        ("train.conll", {"task": "token_classification", "encoding": "x"}, "encoding='x' means nothing for tagged"),
+        ("photos.jsonl", {"image": "file", "sample_rate": 8000}, "sample_rate=8000 does not apply to a table"),
+        ("texts.csv", {"root": "/x", "sample_rate": 8000}, "root='/x', sample_rate=8000 do not apply to texts"),
+        ("texts.csv", {"validation": "split.csv"}, "validation='split.csv' does not apply to texts"),
+        ("train.conll", {"task": "token_classification", "group": "x"}, "group='x' does not apply to tagged words"),
+        ("train.conll", {"task": "token_classification", "encoding": "x"}, "encoding='x' does not apply to tagged"),
         ("nothing", {}, "The data folder .*nothing' does not exist"),
         ("nothing", {"text": "t"}, "nothing does not exist. Expected a table"),
     ],
@@ -148,10 +148,10 @@ def test_forms_that_are_none():
         load(3)
     with pytest.raises(DataError, match="Received: a tuple of 1"):
         load((np.zeros(3),))
-    with pytest.raises(DataError, match="group=1 means nothing for arrays, which takes seed, task, validation"):
+    with pytest.raises(DataError, match="group=1 does not apply to arrays, which takes seed, task, validation"):
         load(arrays(), group=1)
     ready = to_dataset(load(arrays()).train)
-    for settings, sentence in (({"label": "y"}, "label='y' means nothing for ready datasets"),):
+    for settings, sentence in (({"label": "y"}, "label='y' does not apply to ready datasets"),):
         with pytest.raises(DataError, match=sentence):
             load_run_data((ready, ready, ["a", "b", "c"]), RunConfig(**settings))
 
@@ -242,5 +242,5 @@ def test_check_asks_the_same_place(place, tmp_path):
     for source, settings, _, _ in sources(place)[:9]:
         told = {k: v for k, v in settings.items() if k in ("image", "audio", "text", "label")}
         assert finding_of(tfft.check(source, **told, store=tmp_path / "facts"), "unreadable") is None
-    with pytest.raises(DataError, match="label='x' means nothing for a folder of images"):
+    with pytest.raises(DataError, match="label='x' does not apply to a folder of images"):
         tfft.check(place / "photos", label="x")

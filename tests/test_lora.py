@@ -407,8 +407,8 @@ def test_compiled_models_are_compiled_again(make):
 
 def test_all_problems_are_reported_together(make):
     model = make("native")
-    with pytest.raises(BlockError, match=r"(?s)5 problems.*rank.*got 0.*alpha.*got -1.*seed.*got 0.5.*variables='\('"
-                       r".*'blokc1' matches no block.*'nope' matches") as error:  # fmt: skip
+    with pytest.raises(BlockError, match=r"(?s)5 problems.*rank.*received 0.*alpha.*received -1.*seed.*received 0.5.*"
+                       r"variables='\('.*'blokc1' matches no block.*'nope' matches") as error:  # fmt: skip
         freezing.add_lora(model, ["blokc1", "nope"], rank=0, alpha=-1, seed=0.5, variables="(")
     assert "Did you mean 'block1'" in str(error.value)
     assert not updates(model)
@@ -419,11 +419,11 @@ def test_all_problems_are_reported_together(make):
     [
         ("transformer", ["embeddings", "pooler"], {}, r"'embeddings' has no kernel.*word_embeddings \(50, 8\)"),
         ("transformer", "pooler", {"variables": "query"}, r"matches no kernel of 'pooler'. It has: pooler_transform/k"),
-        ("native", "bias", {}, "means no whole blocks"),
-        ("native", 0, {}, "0 means no block"),
+        ("native", "bias", {}, "does not select whole blocks"),
+        ("native", 0, {}, "0 selects no block"),
         ("native", 9, {}, "the backbone has 3: block0, block1, block2"),
-        ("native", 1, {"rank": True}, "rank must be a whole number"),
-        ("native", 1, {"alpha": float("nan")}, "alpha must be a number over 0"),
+        ("native", 1, {"rank": True}, "rank must be an integer"),
+        ("native", 1, {"alpha": float("nan")}, "alpha must be a number above 0"),
     ],
 )
 def test_what_cannot_be_is_refused(make, kind, blocks, settings, message):
@@ -699,7 +699,7 @@ def test_norm_or_bias_of_some_blocks(make, kind):
 
 def test_only_is_checked(make):
     model = make("transformer")
-    with pytest.raises(BlockError, match="only must be 'norm', 'bias' or None, got 'kernel'"):
+    with pytest.raises(BlockError, match="only must be 'norm', 'bias' or None, received 'kernel'"):
         freezing.unfreeze(model, 1, only="kernel")
     with pytest.raises(BlockError, match=r"'pooler'?.*hold no bias variables|\(pooler\) hold no bias variables"):
         freezing.unfreeze(model, 1, only="bias")

@@ -212,7 +212,7 @@ def test_truth_is_thin_and_predictions_are_thick():
     assert predicted[50, right].any(axis=-1).sum() == 3
     two = draw_boxes(picture, np.array([[0.1, 0.1, 0.4, 0.4], [0.6, 0.6, 0.9, 0.9]]), ["a", "b"])
     assert not np.array_equal(two[39, 20], two[89, 70])
-    with pytest.raises(DataError, match="Expected a picture uint8"):
+    with pytest.raises(DataError, match="Expected an image uint8"):
         draw_boxes(picture.astype(np.float32), box, ["a"])
     with pytest.raises(DataError, match="Received: 1 boxes, 2 labels, 1 scores"):
         draw_boxes(picture, box, ["a", "b"], [0.5])

@@ -252,7 +252,7 @@ def test_labels_that_are_no_boxes_are_refused(head):
         evaluator.check(labelled((0, 0.5, 0.2, 0.1, 0.6)))
     nameless = good.copy()
     nameless[..., 5:] = 0
-    with pytest.raises(DataError, match="height and width of the picture in pixels"):
+    with pytest.raises(DataError, match="height and width of the image in pixels"):
         evaluator.check(nameless)
     evaluator.update(labelled(), output_of(np.zeros((1, 2, 4)), np.zeros((1, 2, 2))))
     with pytest.raises(DataError, match="No image of the dataset has an object"):

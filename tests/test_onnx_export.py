@@ -103,7 +103,7 @@ def test_texts_open_sizes_and_existing_files_are_refused_with_the_way_out(model,
     pooled = keras.layers.GlobalAveragePooling1D()(steps)
     with pytest.raises(ExportError, match="inputs of a fixed size. Received: .*, \\?, 4"):
         export_onnx(keras.Model(steps, keras.layers.Dense(2)(pooled)), tmp_path / "steps.onnx")
-    with pytest.raises(ExportError, match="exists already"):
+    with pytest.raises(ExportError, match="already exists"):
         export_onnx(model, exported.path)
     with pytest.raises(ExportError, match=r"suffix .onnx. Received: .*model.pb"):
         export_onnx(model, tmp_path / "model.pb")

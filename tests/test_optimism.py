@@ -120,7 +120,7 @@ def test_the_change_by_fine_tuning_is_that_of_the_same_examples(tmp_path):
     assert changed.change == tfft.evaluation.paired_difference(after, before)
     assert changed.change.mean == 0.25
     assert "by +0.2500 (95 % interval on the same examples -0.0" in changed.summary
-    assert "that may be chance" in changed.summary
+    assert "this may be chance" in changed.summary
     averaged = dataclasses.replace(changed, final_scores=dataclasses.replace(better, accuracy=19 / 24))
     assert averaged.change is None  # of weights that no epoch left
     assert "the two 95 % intervals overlap" in averaged.summary

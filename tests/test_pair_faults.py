@@ -37,7 +37,7 @@ def test_a_language_that_the_vocabulary_does_not_cover(t5, tmp_path):
     assert note.startswith(tuple("123456789"))
     assert "% of the target tokens are unknown to the vocabulary, most in" in note
     assert "a.tsv:9" in note
-    assert "Use a model that was trained on this language" in note
+    assert "Use a model trained on this language" in note
     notes = adapted_pairs(load_pairs(sentences(40)), tfft.load_backbone(t5)).notes
     assert not [note for note in notes if "unknown" in note]
 
@@ -87,6 +87,6 @@ def test_a_vocabulary_that_does_not_fit_the_weights_of_a_bart(tmp_path):
     vocabulary = {piece: at for at, piece in enumerate([*pieces, "on"])}
     keras_hub.models.BartTokenizer(vocabulary=vocabulary, merges=["o n"]).save_to_preset(str(tmp_path))
     with pytest.raises(
-        BackboneError, match="tokens, but its weights know .*: it belongs to another model. Take the voc"
+        BackboneError, match="tokens, but the weights have .*: it belongs to another model. Take the voc"
     ):
         tfft.load_backbone(f"keras_hub:{tmp_path}")

@@ -107,7 +107,7 @@ def test_slots_go_on_into_the_next_phase():
 def test_afterwards_the_model_is_compiled_as_any_other(setting):
     model, _, _ = run(dataclasses.replace(FINE, **setting))
     before = weights(model)
-    found = model.evaluate(stripes(seed=9), verbose=0, return_dict=True)  # labels are whole numbers
+    found = model.evaluate(stripes(seed=9), verbose=0, return_dict=True)  # labels are integers
     assert set(found) == {"loss", "accuracy"}
     plain = network()
     plain.set_weights(model.get_weights())
@@ -180,7 +180,7 @@ def test_mixed_features_are_named(tmp_path):
     x, y = (np.concatenate(part) for part in zip(*stripes(64).as_numpy_iterator(), strict=True))
     source = FeatureSource((x, y), (x, y), batch_size=16, cache="memory")
     _, _, history = run(dataclasses.replace(FINE, mixup_alpha=0.2), source=source)
-    assert any("so features are mixed, not inputs" in note for note in history.notes)
+    assert any("so features are mixed instead of inputs" in note for note in history.notes)
     frozen = audit(network())
     assert frozen is not None
 
@@ -195,9 +195,9 @@ def test_mixed_features_are_named(tmp_path):
         ({"l2_sp": 0.1, "weight_decay": 0.1}, "pulls towards the pretrained weights and weight_decay towards 0"),
         ({"ema_decay": 0.9, "swa_fraction": 0.5}, "give one of them"),
         ({"ema_decay": 1.0}, "ema_decay: Expected a number of at least 0 and below 1. Received: 1.0"),
-        ({"lora_rank": -1}, "lora_rank: Expected a whole number of at least 0"),
-        ({"reinitialize": 2}, "reinitialize=2 is more than the 1 blocks that train"),
-        ({"unfreeze": "none", "l2_sp": 0.1}, "no block trains, so l2_sp would do nothing"),
+        ({"lora_rank": -1}, "lora_rank: Expected an integer of at least 0"),
+        ({"reinitialize": 2}, "reinitialize=2 exceeds the 1 blocks that train"),
+        ({"unfreeze": "none", "l2_sp": 0.1}, "no block trains, so l2_sp would have no effect"),
         ({"global_clipnorm": 0}, "global_clipnorm: Expected None or a number above 0"),
         ({"mixup_alpha": -0.1}, "mixup_alpha: Expected a number of at least 0"),
     ],

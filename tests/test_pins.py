@@ -85,7 +85,7 @@ def test_a_right_pin_stands_for_trust_and_a_wrong_one_does_not(tmp_path):
     right = digest(tmp_path / "m")
     with pytest.raises(UnsafeModelError, match=r"pin exactly this one by its digest"):
         load_backbone(tmp_path / "m")
-    with pytest.raises(SavedModelError, match="another content"):
+    with pytest.raises(SavedModelError, match="different content"):
         load_backbone(f"{tmp_path / 'm'}@sha256:{OTHER}")
     backbone = load_backbone(f"{tmp_path / 'm'}@sha256:{right}")
     np.testing.assert_array_equal(backbone.model(np.zeros((1, 2), "float32")), [[5.0, 5.0]])
@@ -103,7 +103,7 @@ def test_a_pin_of_an_encoder_does_not_speak_for_its_preprocessor(tmp_path):
     with pytest.raises(UnsafeModelError, match="NoSuchOperation"):
         load_backbone(encoder, preprocessor=tmp_path / "before")
     before = f"{tmp_path / 'before'}@sha256:{digest(tmp_path / 'before')}"
-    with pytest.raises(SavedModelError, match="another content"):
+    with pytest.raises(SavedModelError, match="different content"):
         load_backbone(encoder, preprocessor=f"{tmp_path / 'before'}@sha256:{OTHER}")
     assert load_backbone(encoder, preprocessor=before).tokenizer is not None
 
@@ -113,7 +113,7 @@ def test_an_archive_is_pinned_as_a_file_and_before_it_is_unpacked(model, tmp_pat
     path = tmp_path / "m.tar.gz"
     with tarfile.open(path, "w:gz") as file:
         file.add(model, arcname=".")
-    with pytest.raises(SavedModelError, match="another content"):
+    with pytest.raises(SavedModelError, match="different content"):
         load_backbone(f"{path}@sha256:{OTHER}")
     assert not (tmp_path / "cache").exists()
     assert load_backbone(f"{path}@sha256:{digest(path)}").digest == digest(path)
@@ -123,7 +123,7 @@ def test_a_keras_file_is_pinned_and_stays_in_safe_mode(tmp_path):
     path = tmp_path / "m.keras"
     keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]).save(path)
     assert load_backbone(f"{path}@sha256:{digest(path)}").digest == digest(path)
-    with pytest.raises(SavedModelError, match="another content"):
+    with pytest.raises(SavedModelError, match="different content"):
         load_backbone(f"{path}@sha256:{OTHER}")
     (tmp_path / "secret").write_text("12345")
     hostile_models.reads_when_called(tmp_path / "r", str(tmp_path / "secret"), "")

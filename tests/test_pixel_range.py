@@ -64,7 +64,7 @@ GRAPHS = {
     "resized and padded": (lambda x: tf.pad(tf.image.resize(x, (20, 20)) / 127.5 - 1, BORDER), (0, 255)),
     "cast": (lambda x: tf.cast(tf.cast(x, tf.float16), tf.float32) / 255, (0, 255)),
     "mirrored or not": (lambda x: tf.where(tf.reduce_mean(x) > 0.5, x[:, :, ::-1], x) / 255, (0, 255)),
-    "whole numbers": (lambda x: tf.cast(tf.cast(x, tf.uint8), tf.float32), (0, 255)),
+    "integers": (lambda x: tf.cast(tf.cast(x, tf.uint8), tf.float32), (0, 255)),
     "channels first and back": (lambda x: tf.transpose(tf.transpose(x, [0, 3, 1, 2]) / 255, [0, 2, 3, 1]), (0, 255)),
     "standardized": (tf.image.per_image_standardization, (0, 255)),
     "clipped": (lambda x: tf.clip_by_value(x, 0, 255) / 255, (0, 255)),

@@ -34,9 +34,9 @@ def test_gradual_goes_down_from_the_top_and_slows_down_by_group():
     assert [stage.epochs for stage in stages] == [2, 2, 2]
     assert stages[0].layer_decay ** 2 == pytest.approx(1 / 2.6, abs=1e-3)  # two blocks are a group
     assert {stage.schedule for stage in stages} == {"slanted"}
-    with pytest.raises(PlanError, match="takes 1 to 6 stages for 6 blocks, got 7"):
+    with pytest.raises(PlanError, match="takes 1 to 6 stages for 6 blocks, received 7"):
         phases(plans.gradual(stages=7), unfreeze=6)
-    with pytest.raises(PlanError, match="so unfreeze is a number, got 'block3'"):
+    with pytest.raises(PlanError, match="so unfreeze must be an integer, received 'block3'"):
         phases(plans.gradual(), unfreeze="block3")
 
 
@@ -112,13 +112,13 @@ def test_what_does_not_fit_a_plan_is_refused_all_at_once():
     with pytest.raises(PlanError) as caught:
         phases(NamedPlan("fastai", {"layer_decy": 0.5, "stages": 2}), unfreeze=3, head_epochs=2)
     for told in (
-        "unfreeze= has no meaning in the plan 'fastai', which takes epochs, learning_rate",
-        "head_epochs= has no meaning",
-        "'layer_decy' is no setting of a phase. Did you mean 'layer_decay'",
-        "'stages' is no setting of a phase",
+        "unfreeze= does not apply to the plan 'fastai', which takes epochs, learning_rate",
+        "head_epochs= does not apply",
+        "'layer_decy' is not a setting of a phase. Did you mean 'layer_decay'",
+        "'stages' is not a setting of a phase",
     ):
         assert told in str(caught.value)
-    with pytest.raises(PlanError, match="'learning_rate' is no setting"):
+    with pytest.raises(PlanError, match="'learning_rate' is not a setting"):
         phases(plans.lp_ft(learning_rate=1e-3))
 
 

@@ -203,7 +203,7 @@ def test_what_has_no_mean_is_refused_with_all_reasons():
         nearest_mean_head(np.where(labels[:, None] == 1, np.nan, features), labels, HEAD)
     with pytest.raises(PlanError, match="the head is regression"):
         nearest_mean_head(features, labels, heads.regression(1))
-    with pytest.raises(PlanError, match="(?s)2 problems.*Did you mean 'euclidean'.*scale must be a number over 0"):
+    with pytest.raises(PlanError, match="(?s)2 problems.*Did you mean 'euclidean'.*scale must be a number above 0"):
         nearest_mean_head(features, labels, HEAD, distance="euclidian", scale=0)
     with pytest.raises(PlanError, match="centre changes nothing in Euclidean distance"):
         nearest_mean_head(features, labels, HEAD, distance="euclidean", centre=np.zeros(7))

@@ -152,7 +152,7 @@ def test_a_test_folder_is_measured_at_the_end_and_selects_nothing(classes, tmp_p
         return
     assert (run.test_scores.examples, run.final_scores.examples) == (10, 8)
     assert metrics["test"]["examples"] == 10
-    assert "(they chose nothing)" in run.summary
+    assert "(not used for selection)" in run.summary
     assert load_run(tmp_path / "run").test_scores.to_dict() == run.test_scores.to_dict()
 
 
@@ -252,7 +252,7 @@ def test_settings_beside_a_plan_are_refused(tmp_path):
         finetune("b", "d", plan=plan, batch_size=4, seed=5)
     with pytest.raises(PlanError, match="task: Expected a task: classification.* Received: 'detection'"):
         finetune("b", "d", plan=dataclasses.replace(plan, task="detection"))
-    with pytest.raises(PlanError, match="epochs: Expected a whole number of at least 1"):
+    with pytest.raises(PlanError, match="epochs: Expected an integer of at least 1"):
         finetune("b", "d", plan=dataclasses.replace(plan, phases=(Phase("x", 1, 0, 1e-3),)))
     path = tmp_path / "plan.yaml"
     with pytest.raises(PlanError, match="does not exist"):

@@ -222,7 +222,7 @@ def _cut(root):
 
 FAULTS = {
     "empty": (lambda root: (root / "low" / "x.wav").write_bytes(b""), "unusable", "x.wav is empty"),
-    "cut off": (_cut, "unusable", "it is cut off"),
+    "cut off": (_cut, "unusable", "it is truncated"),
     "text": (lambda root: (root / "low" / "x.wav").write_bytes(b"hello, no sound"), "unusable", "not a readable"),
     "no samples": (lambda root: write(root / "low" / "x.wav", np.zeros(0)), "unusable", "has no samples"),
     "silence": (lambda root: write(root / "low" / "x.wav", np.zeros(4000)), "unusable", "is silent"),
@@ -387,7 +387,7 @@ def test_waves_are_varied_while_blocks_train_the_same_with_a_cache_and_without(p
     assert kept.plan.augment == Augmentation(shift=0.1, mask=0.2)
     with pytest.raises(PlanError, match="flip cannot augment recordings.*shift, mask"):
         tfft.finetune(backbone(), place, augment="flip", verbose=False)
-    with pytest.raises(PlanError, match="mask cannot vary pictures"):
+    with pytest.raises(PlanError, match="mask does not apply to images"):
         tfft.modalities.image.from_arrays(
             np.zeros((4, 16, 16, 3), np.uint8), np.zeros(4, int), InputSpec(16, 16), augment="mask"
         )

@@ -158,7 +158,11 @@ def of_folder(folder, name):
 def test_variables_of_unknown_roles_are_refused_together_or_told(folder):
     model = tfft.load_backbone(of_folder(folder, "weight_norm")).model
     before = values(model)
-    with pytest.raises(PlanError, match=r"(?s)not known how these variables start; give initializers.*/g'.*/v'"):
+    with pytest.raises(
+        PlanError,
+        match=r"(?s)initializers of these variables are unknown; pass "
+        r"initializers.*/g'.*/v'",
+    ):
         reinitialize(model, 1)
     assert not changed(model, before)
     given = {"/v$": keras.initializers.HeNormal(seed=1), "/g$": keras.initializers.Ones()}
@@ -242,7 +246,7 @@ def test_what_cannot_be_reinitialized_is_refused():
         inputs, NoConfig(np.ones(4), name="odd")(keras.layers.Dense(4, name="first")(inputs)), name="backbone"
     )
     before = take(model.weights)
-    with pytest.raises(BlockError, match=r"'odd' \(NoConfig\) cannot be made again"):
+    with pytest.raises(BlockError, match=r"'odd' \(NoConfig\) cannot be rebuilt"):
         reinitialize(model, 1)
     for blocks in ("all", 0.5, True):
         with pytest.raises(BlockError, match="blocks must be an int"):

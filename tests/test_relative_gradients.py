@@ -225,13 +225,13 @@ def test_the_table_can_be_read(trained, few):
     assert "100.0%" in text
     assert json.loads(json.dumps(found.to_dict()))["rows"][0]["block"] == found.rows[0].block
     assert found.best(4) == [row.block for row in found.rows]
-    with pytest.raises(BlockError, match="from 1 to 4, the number of blocks; got 5"):
+    with pytest.raises(BlockError, match="from 1 to 4, the number of blocks. Received: 5"):
         found.best(5)
 
 
 def test_what_cannot_be_is_refused(few):
     model = network()
-    with pytest.raises(BlockError, match=r"(?s)2 problems.*batches must.*got 0.*not compiled and no loss"):
+    with pytest.raises(BlockError, match=r"(?s)2 problems.*batches must.*received 0.*not compiled and no loss"):
         freezing.relative_gradients(model, few, batches=0)
     with pytest.raises(DataError, match="dataset is empty"):
         freezing.relative_gradients(model, [], loss=LOSS)

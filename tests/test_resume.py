@@ -162,7 +162,7 @@ def test_a_flipped_bit_is_noticed_and_the_checkpoint_before_is_used(tmp_path, wh
     path.write_bytes(content)
     found, resume, _ = fitted(tmp_path / "c")
     assert found == whole
-    assert f"{newest} was passed over" in resume.notes[0]
+    assert f"{newest} was skipped" in resume.notes[0]
 
 
 @pytest.mark.slow
@@ -221,7 +221,7 @@ def test_a_signal_saves_within_a_step_and_ends_the_process(tmp_path, whole, capf
         assert signal.getsignal(number) == before
         state = CheckpointStore(tmp_path / "c").load().state
         assert (state["epoch"], state["step"]) == position
-        assert "the same command goes on from there" in capfd.readouterr().err + str(caught.value)
+        assert "the same command resumes from there" in capfd.readouterr().err + str(caught.value)
         assert number != signal.SIGTERM or caught.value.code == 143
     assert fitted(settings)[0] == whole
 
@@ -263,7 +263,7 @@ def test_another_machine_is_refused_unless_it_is_allowed(tmp_path, whole, monkey
         fitted(tmp_path / "c", Fail(8))
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     with pytest.raises(
-        PlanError, match="(?s)threads.OMP_NUM_THREADS was None and is '7'.*With machine='any' it goes on"
+        PlanError, match="(?s)threads.OMP_NUM_THREADS was None and is '7'.*With machine='any' it resumes"
     ):
         fitted(tmp_path / "c")
     found, resume, _ = fitted(tmp_path / "c", machine="any")
@@ -319,7 +319,7 @@ def test_data_that_ends_too_early_is_told(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"every": -1}, "every is a number of seconds from 0 on, received -1"),
+        ({"every": -1}, "every must be a number of seconds, at least 0, received -1"),
         ({"every_steps": 0, "keep": 0}, r"(?s)2 problems.*every_steps must be an int.*keep must be"),
         ({"machine": "mine"}, "machine must be 'same' or 'any'"),
     ],
@@ -435,8 +435,8 @@ def test_another_plan_is_refused_with_all_differences(tmp_path):
     message = str(caught.value)
     assert "phases.top.unfreeze was 1 and is 2" in message
     assert "phases.top.learning_rate was 0.01 and is 0.02" in message
-    assert "settings.data was not there and is 'other'" in message
-    with pytest.raises(PlanError, match="phases.all was .* and is not there any more"):
+    assert "settings.data was missing and is now 'other'" in message
+    with pytest.raises(PlanError, match="phases.all was .* and is now missing"):
         trained(tmp_path / "c", phases=PHASES[:2])
 
 
@@ -467,6 +467,6 @@ def test_processes_that_are_killed_in_each_phase_leave_the_same_weights(tmp_path
     last = process(tmp_path / "b" / "c")
     out, error = last.communicate()
     assert last.returncode == 0, error
-    assert "the same command goes on from there" in said
+    assert "the same command resumes from there" in said
     assert results(out) == results(undisturbed.communicate()[0])
     assert len(results(out)) > 5

@@ -269,7 +269,7 @@ def test_the_only_output_of_floats_is_taken_and_strings_are_no_features(tmp_path
     assert opened.output == "scores0"
     assert opened.model.output.shape == (None, 3)
     assert "classes (None, 3) string, id (None,) int64, scores0 (None, 3) float32" in opened.notes[0]
-    with pytest.raises(BackboneError, match="'classes' holds no floating-point numbers, so no features"):
+    with pytest.raises(BackboneError, match="'classes' holds no floating-point numbers, so it cannot be features"):
         open_savedmodel(tmp_path / "one", output="classes")
     tf.saved_model.save(_Answers(2), tmp_path / "two")
     with pytest.raises(

@@ -558,7 +558,8 @@ def test_everything_wrong_with_rates_is_in_one_message():
     message = str(caught.value)
     for words in (
         "5 problems", "'hihg' matches no block. Did you mean 'high'?", "the rate of 'low' must be", "'(' matches no",
-        "'low' is matched by 'low' and by 'l.*'; one rate each", "layer_decay must be over 0", "Blocks: low, mid, high",
+        "'low' is matched by 'low' and by 'l.*'; one rate each", "layer_decay must be above 0",
+        "Blocks: low, mid, high",
     ):  # fmt: skip
         assert words in message
 

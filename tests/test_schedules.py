@@ -152,7 +152,7 @@ def test_unknown_name():
 
 
 def test_no_step():
-    with pytest.raises(PlanError, match="at least one step, got 0"):
+    with pytest.raises(PlanError, match="at least one step, received 0"):
         build_schedule(Phase("p", 1, 1, PEAK), 0)
 
 
@@ -162,7 +162,7 @@ def test_no_step():
         ([], "start at step 0"),
         ([(1, 2, 0.1, 0.2)], "start at step 0"),
         ([(0, 2, 0.1, 0.2), (0, 3, 0.1, 0.2)], "go on in order"),
-        ([(0, 2, 0.1, 0.2, "square")], "'linear' or 'cosine', got square"),
+        ([(0, 2, 0.1, 0.2, "square")], "'linear' or 'cosine', received square"),
         ([(0, 2, 0.1, -0.2)], "negative"),
     ],
 )

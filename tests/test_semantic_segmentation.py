@@ -250,8 +250,8 @@ def test_scores_are_those_of_loops():
     assert low < scores.value < high
     again = Scores.from_dict(json.loads(json.dumps(scores.to_dict())))
     assert str(again) == str(scores)
-    assert scores.summary.startswith(f"mean iou {scores.value:.4f} (95 % interval")
-    assert "5 pictures), commonest class 0." in scores.summary
+    assert scores.summary.startswith(f"mean IoU {scores.value:.4f} (95 % interval")
+    assert "5 images), commonest class 0." in scores.summary
     assert "iou of a" not in str(scores)
 
 
@@ -266,7 +266,7 @@ def test_the_interval_resamples_pictures():
 
 def test_labels_that_are_no_masks_are_refused():
     evaluator = SegmentationEvaluator(heads.semantic_segmentation(["a", "b"]))
-    with pytest.raises(DataError, match=r"Expected masks \[B, H, W\] of whole numbers. Received: float32 \(1, 2, 2\)"):
+    with pytest.raises(DataError, match=r"Expected masks \[B, H, W\] of integers. Received: float32 \(1, 2, 2\)"):
         evaluator.check(np.zeros((1, 2, 2), np.float32))
     with pytest.raises(DataError, match=r"values 0 to 1, and 255 for pixels without a label. Received: 2, 9"):
         evaluator.check(np.array([[[0, 2], [9, 255]]]))
@@ -284,7 +284,7 @@ def test_bad_heads_are_refused_with_all_reasons():
     with pytest.raises(PlanError, match="at most 255 classes fit into a mask of bytes, received 300"):
         heads.semantic_segmentation([f"c{i}" for i in range(300)])
     head = heads.semantic_segmentation(["a", "b"])
-    with pytest.raises(PlanError, match="soft=True has no meaning"):
+    with pytest.raises(PlanError, match="soft=True does not apply"):
         head.compile_args(soft=True)
     with pytest.raises(PlanError, match="Expected feature maps by stride"):
         head.attach(keras.Input((4, 4, 8)))

@@ -255,7 +255,7 @@ def test_folders_with_parts_inside_and_lists_of_voc_are_read(tmp_path):
 def test_masks_may_lie_elsewhere_and_a_missing_folder_is_named(tmp_path):
     folder = name_classes(write(tmp_path / "data", CLASSES))
     (folder / "masks").rename(folder / "truth")
-    with pytest.raises(DataError, match=r"which holds images/, truth/. Expected pictures and masks with the same"):
+    with pytest.raises(DataError, match=r"which holds images/, truth/. Expected images and masks with the same"):
         load_masks(folder)
     assert len(load_masks(folder, masks="truth").train) == 5
     assert len(load(folder, task="semantic_segmentation", masks=folder / "truth").train) == 5
@@ -263,7 +263,7 @@ def test_masks_may_lie_elsewhere_and_a_missing_folder_is_named(tmp_path):
         load_masks(folder, masks="truht")
     with pytest.raises(DataError, match=r"Pass task='semantic_segmentation' .*it holds mask annotations"):
         load(name_classes(write(tmp_path / "usual", CLASSES)))
-    with pytest.raises(DataError, match="label='x' means nothing for pictures with masks"):
+    with pytest.raises(DataError, match="label='x' does not apply to images with masks"):
         load(folder, task="semantic_segmentation", label="x")
 
 
@@ -437,8 +437,8 @@ def change(folder, classes, name="p1", **options):
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (lambda f: change(f, CLASSES[1][:, :10]), r"p1.png has 10 x 12 pixels, its picture 16 x 12. Make masks in"),
-        (lambda f: change(f, CLASSES[1].T), r"p1.png has 12 x 16 pixels, its picture 16 x 12. Save both upright"),
+        (lambda f: change(f, CLASSES[1][:, :10]), r"p1.png has 10 x 12 pixels, its image 16 x 12. Make masks in"),
+        (lambda f: change(f, CLASSES[1].T), r"p1.png has 12 x 16 pixels, its image 16 x 12. Save both upright"),
         (lambda f: change(f, CLASSES[1] + 3), r"values that no class has: 5 in 80 pixels, 4 .*Expected 0, 1, 2, 255"),
         (
             lambda f: (f / "masks" / "p1.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(40)),
@@ -450,7 +450,7 @@ def change(folder, classes, name="p1", **options):
             lambda f: (f / "masks" / "p1.png").rename(f / "masks" / "p1_mask.png"),
             r"p1.png has no mask .*p1.png. Did you mean 'p1_mask.png'\?",
         ),
-        (lambda f: (f / "images" / "p1.png").unlink(), r"masks/p1.png has no picture in .*images"),
+        (lambda f: (f / "images" / "p1.png").unlink(), r"masks/p1.png has no image in .*images"),
         (lambda f: (f / "masks" / "p1.png").write_bytes(b"text"), r"p1.png is not a PNG"),
         (lambda f: (f / "masks" / "p1.png").write_bytes(b""), r"p1.png is not a PNG"),
         (
@@ -526,7 +526,7 @@ def test_pictures_turned_by_exif_belong_to_upright_masks(tmp_path):
     exif[274] = 6  # a quarter turn
     Image.fromarray(picture(CLASSES[1])).save(folder / "images" / "p1.jpg", exif=exif)
     (folder / "images" / "p1.png").unlink()
-    with pytest.raises(DataError, match=r"p1.png has 16 x 12 pixels, its picture 12 x 16. Save both upright"):
+    with pytest.raises(DataError, match=r"p1.png has 16 x 12 pixels, its image 12 x 16. Save both upright"):
         load_masks(folder)
     change(folder, np.rot90(CLASSES[1], -1))
     assert len(load_masks(folder).train) == 5

@@ -103,9 +103,7 @@ def test_settings_of_t5_that_do_not_fit_the_weights_are_all_named(broken):
         HandleError, match="(?s)d_model and d_ff say that .*wo.weight has the shape .16, 999.*num_decod"
     ):
         tfft.load_backbone(broken(d_ff=999, num_decoder_layers=3))
-    with pytest.raises(
-        HandleError, match="(?s)d_kv is None, expected a whole number.*feed_forward_proj is 'gated-silu'"
-    ):
+    with pytest.raises(HandleError, match="(?s)d_kv is None, expected an integer.*feed_forward_proj is 'gated-silu'"):
         tfft.load_backbone(broken(d_kv=None, feed_forward_proj="gated-silu"))
 
 
@@ -115,7 +113,7 @@ def test_weights_of_t5_that_are_missing_or_left_over_are_named(broken):
     lost = "decoder.block.1.layer.1.EncDecAttention.k.weight"
     tensors["decoder.block.1.layer.1.EncDecAttention.x.weight"] = tensors.pop(lost)
     save_file(tensors, folder / "model.safetensors")
-    with pytest.raises(HandleError, match=f"(?s){lost} is missing.*x.weight has no place in such a model"):
+    with pytest.raises(HandleError, match=f"(?s){lost} is missing.*x.weight is unexpected"):
         tfft.load_backbone(folder)
     (folder / "model.safetensors").unlink()
     with pytest.raises(HandleError, match="has no .safetensors file.*safe_serialization=True"):
@@ -126,10 +124,10 @@ def test_weights_of_t5_that_are_missing_or_left_over_are_named(broken):
 def test_a_vocabulary_of_another_t5_is_refused(broken):
     folder = broken()
     (folder / "spiece.model").write_bytes(t5_models.vocabulary([f"word{at} {at * 7919}" for at in range(2000)], 400))
-    with pytest.raises(BackboneError, match=r"vocabulary of .* has \d+ tokens, but its weights know .*another model"):
+    with pytest.raises(BackboneError, match=r"vocabulary of .* has \d+ tokens, but the weights have .*another model"):
         tfft.load_backbone(folder)
     (folder / "spiece.model").write_bytes(b"nothing")
-    with pytest.raises(HandleError, match="is no vocabulary of T5.*Expected a SentencePiece model"):
+    with pytest.raises(HandleError, match="is not a T5 vocabulary.*Expected a SentencePiece model"):
         tfft.load_backbone(folder)
     (folder / "spiece.model").unlink()
     with pytest.raises(HandleError, match="spiece.model, the vocabulary, is missing"):

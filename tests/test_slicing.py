@@ -107,14 +107,14 @@ def test_selected_blocks_can_be_passed_on(model):
         (-1, "Give 0 to 4"),
         (True, "must be an int"),
         (None, "must be an int"),
-        ({"a": 1}, "got dict"),
-        (0.0, "over 0 and at most 1"),
-        (1.5, "over 0 and at most 1"),
+        ({"a": 1}, "received dict"),
+        (0.0, "above 0 and at most 1"),
+        (1.5, "above 0 and at most 1"),
         ("blokc1", "Did you mean 'block1'.*Blocks: stem, block0, block1, block2"),
-        ("block(", "nor a regular expression"),
+        ("block(", "nor a valid regular expression"),
         ("", "matches no block"),
         (slice(7, 9), "matches none of the 4 blocks"),
-        (["block1", "nope", 3], r"(?s)2 problems.*'nope' matches no block.*got 3"),
+        (["block1", "nope", 3], r"(?s)2 problems.*'nope' matches no block.*received 3"),
     ],
 )
 def test_a_selection_that_means_nothing_lists_the_blocks(model, blocks, message):
@@ -127,7 +127,7 @@ def test_a_selection_that_means_nothing_lists_the_blocks(model, blocks, message)
 def test_a_model_without_variables_is_refused():
     with pytest.raises(BlockError, match="has no variables yet"):
         freezing.select(keras.Sequential([keras.layers.Dense(2)]), 1)
-    with pytest.raises(BlockError, match="got str"):
+    with pytest.raises(BlockError, match="received str"):
         freezing.select("efficientnet", 1)
 
 
@@ -272,7 +272,7 @@ def test_a_plain_sequential_model_is_all_backbone():
 
 
 def test_batch_norm_takes_two_words(model):
-    with pytest.raises(BlockError, match="'fixed' or 'train', got 'freeze'"):
+    with pytest.raises(BlockError, match="'fixed' or 'train', received 'freeze'"):
         freezing.unfreeze(model, 1, batch_norm="freeze")
 
 

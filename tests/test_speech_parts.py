@@ -249,5 +249,5 @@ def test_symbols_keep_their_rows():
         table.extend("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
     inputs = keras.Input((8, 8, 3))
     other = tfft.load_backbone(keras.Model(inputs, keras.layers.Conv2D(4, 3)(inputs)))
-    with pytest.raises(BackboneError, match="is no acoustic model"):
+    with pytest.raises(BackboneError, match="is not an acoustic model"):
         tfft.build(other, speech_synthesis("ab"), symbols="ab")

@@ -119,7 +119,7 @@ def test_a_run_writes_its_split_and_another_takes_it(tmp_path):
     group = tfft.finetune(backbone(), root, group=r"(\d)\.jpg", **common)
     ends = [{name[-5] for name in names} for names in group.split_names.values()]
     assert not ends[0] & ends[1]
-    with pytest.raises(DataError, match="means nothing for arrays"):
+    with pytest.raises(DataError, match="does not apply to arrays"):
         tfft.finetune(backbone(), (np.zeros((8, 32, 32, 3)), [0, 1] * 4), group="folder", verbose=False)
     assert CLASSES == first.class_names
 

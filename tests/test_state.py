@@ -279,7 +279,7 @@ def test_what_cannot_be_kept_is_said():
     states.begin()
     callback.file.close()
     assert states.notes == [
-        "Plain will not have its file (TextIOWrapper) after a restart: give the class get_state() and set_state(state) "
+        "Plain loses its file (TextIOWrapper) when training resumes: give the class get_state() and set_state(state) "
         "if that matters"
     ]
 
@@ -312,8 +312,8 @@ def test_differences_are_told_in_words():
     assert differences(old, new) == [
         "plan.seed was 1 and is 2",
         "plan.phases[1].rate was 0.2 and is 0.3",
-        "plan.gone was None and is not there any more",
-        "plan.new was not there and is 'x'",
+        "plan.gone was None and is now missing",
+        "plan.new was missing and is now 'x'",
     ]
     assert differences([1], [1, 2]) == ["it was [1] and is [1, 2]"]
     assert differences({"a": 1}, {"a": True}) == ["a was 1 and is True"]

@@ -45,7 +45,7 @@ def test_a_batch_is_as_long_as_its_longest_text(folder):
     assert backbone.tokenizer(tf.constant(["good film"]))["token_ids"].shape == (1, 4)
     assert backbone.tokenizer(tf.constant(["good " * 90, "x"]))["token_ids"].shape == (2, 16)
     assert backbone.text_spec.max_length == 32
-    assert "At most 16 pieces of a text are read, of 32" in backbone.notes[0]
+    assert "At most 16 tokens of a text are used; the model takes up to 32" in backbone.notes[0]
 
 
 @pytest.mark.nightly
@@ -109,7 +109,7 @@ def test_what_the_folder_says_of_pooling_is_done(tmp_path):
     (folder / "1_Pooling").mkdir()
     (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_cls_token": True}))
     spec = tfft.load_backbone(folder).text_spec
-    assert (spec.pooling, spec.source) == ("cls", "as the folder says")
+    assert (spec.pooling, spec.source) == ("cls", "as the folder specifies")
 
 
 @pytest.mark.nightly
@@ -137,7 +137,7 @@ def test_wrong_folders_and_arguments(tmp_path, folder):
         tfft.load_backbone("keras:MobileNetV2:random", max_length=8)
     broken = tiny_bert_folder(tmp_path / "more")
     (broken / "vocab.txt").write_text("\n".join([*WORDS, "more", "words"]))
-    with pytest.raises(BackboneError, match="has 36 pieces, but its weights know 34: it belongs to another model"):
+    with pytest.raises(BackboneError, match="has 36 tokens, but the weights have 34: it belongs to another model"):
         tfft.load_backbone(broken)
     (broken / "vocab.txt").unlink()
     with pytest.raises(HandleError, match=r"cannot read the vocabulary.*expected config.json, model.safetensors"):

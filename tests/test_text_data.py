@@ -146,7 +146,12 @@ def test_the_report_tells_what_is_odd():
     assert (report.longest, report.longest_place) == (3500, "example 4")
     assert report.other_scripts == pytest.approx(1 / 8)
     shown = str(report)
-    for words in ("2 texts are empty", "3,500 characters (example 4)", "the classes 'A', 'a' differ by case", "512 on"):
+    for words in (
+        "2 texts are empty",
+        "3,500 characters (example 4)",
+        "the classes 'A', 'a' differ only by case",
+        "512 on",
+    ):
         assert words in shown
 
 

@@ -234,7 +234,7 @@ def test_litert_gives_the_same(parts, narrow):
     found = get(parts[0], engine="litert", batch_size=2)
     assert found.engine == "litert"
     check_rows(found, parts[0])
-    assert get(parts[0]).notes == ("TensorFlow computed the features: encoders of texts are no faster with LiteRT.",)
+    assert get(parts[0]).notes == ("TensorFlow computed the features: text encoders are no faster with LiteRT.",)
 
 
 @pytest.mark.slow
@@ -243,7 +243,7 @@ def test_a_plan_is_for_texts_of_mean_length(model):
     assert (plan.choice, plan.cuts[0].block, plan.cuts[0].refused) == ("layer_0", "(pieces)", "only pieces")
     mean = round(LENGTHS[:8].mean())
     assert ((mean, WIDTH), "float32") in plan.cuts[2].crossing
-    assert f"texts of {mean} pieces, the mean of the first 8" in plan.notes[0]
+    assert f"texts of {mean} tokens, the mean of the first 8" in plan.notes[0]
 
 
 def test_half_precision(parts):
@@ -427,7 +427,7 @@ def test_the_comparison_can_fail(uncached):
 def test_what_is_frozen_runs_without_its_dropout_and_it_is_said():
     history = run(made(dropout=0.5), [Phase("fine-tune", 1, 1, 1e-2)], cached=True)
     assert history.notes == (
-        "phase 'fine-tune': frozen layers run as in inference, without its dropout (layer_0_dropout, layer_1_dropout)",
+        "phase 'fine-tune': frozen layers run in inference mode, without dropout (layer_0_dropout, layer_1_dropout)",
     )
 
 

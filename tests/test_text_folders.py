@@ -156,5 +156,5 @@ def test_settings_may_not_claim_more_than_the_weights_have(bert, tmp_path):
     (rotary / "config.json").write_text(json.dumps(settings))
     check_sizes(rotary)
     (rotary / "config.json").write_text(json.dumps(settings | {"hidden_size": 101}))
-    with pytest.raises(HandleError, match="hidden_size is 101, expected a whole number of at most 100"):
+    with pytest.raises(HandleError, match="hidden_size is 101, expected an integer of at most 100"):
         check_sizes(rotary)

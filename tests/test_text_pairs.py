@@ -83,7 +83,7 @@ def test_a_table_is_answered_row_by_row_and_keeps_its_columns(run, capsys, tmp_p
     out = tmp_path / "answers.csv"
     shown = ask(capsys, run, table, "--out", out, code=1)  # a row could not be used
     assert f"{table}:82 has nothing in premise and hypothesis" in shown.err or "has nothing in" in shown.err
-    assert "81 rows, 1 of them unusable" in shown.out
+    assert "81 rows, 1 unusable" in shown.out
     with out.open(encoding="utf-8", newline="") as file:
         answers = list(csv.DictReader(file))
     assert list(answers[0]) == [*PAIR, "relation", "predicted_label", "predicted_probability", "predicted_error"]
@@ -92,7 +92,7 @@ def test_a_table_is_answered_row_by_row_and_keeps_its_columns(run, capsys, tmp_p
     assert np.mean(right) >= 0.9  # in the order of the table, although texts of similar length run together
     assert answers[-1]["predicted_label"] == ""
     again = ask(capsys, run, table, "--out", out, code=2)
-    assert "exists already, and tfft overwrites no files" in again.err
+    assert "already exists, and tfft never overwrites files" in again.err
     lines = ask(capsys, run / "export", table, "--column", *PAIR, "--json", code=1).out
     found = json.loads(lines)["predictions"]
     assert [row.get("label", "") for row in found] == [row["predicted_label"] for row in answers]

@@ -71,7 +71,7 @@ def test_a_loop_that_cannot_be_differentiated_is_frozen_for_good(tmp_path):
     np.testing.assert_allclose(opened.model(x), original(tf.constant(x))["y"], atol=1e-6)
     assert not opened.model.trainable_variables
     assert len(opened.model.variables) == 2
-    assert any("can be used frozen only" in note for note in opened.notes)
+    assert any("can only be used frozen" in note for note in opened.notes)
 
 
 def test_the_learning_phase_is_folded(tmp_path):

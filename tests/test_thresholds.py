@@ -109,7 +109,7 @@ def test_a_threshold_stays_where_no_other_one_is_better_or_there_is_too_little_t
     labels = (numbers[:, :2] > 0).astype(np.float32)
     labels[:10, 0], numbers[:10, 0] = 1, 2
     rare, common = tfft.choose_thresholds(model, (numbers, labels)).labels
-    assert common.note == "no other one is better"
+    assert common.note == "no other threshold is better"
     labels = (np.random.default_rng(0).random((60, 2)) < 0.5).astype(np.float32)
     numbers[:, :2] = -np.arange(60)[:, None]
     labels[0] = 0  # the surest one is wrong

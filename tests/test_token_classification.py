@@ -102,7 +102,7 @@ def test_the_head_and_its_loss_are_plain_values_and_come_back():
     assert (loss.gamma, loss.label_smoothing, loss.name) == (2.0, 0.1, "focal")
     with pytest.raises(PlanError, match="token_classification needs at least 2 names, received 1"):
         heads.token_classification(["O"])
-    with pytest.raises(PlanError, match="soft=True has no meaning"):
+    with pytest.raises(PlanError, match="soft=True does not apply"):
         head.compile_args(soft=True)
 
 
@@ -217,9 +217,9 @@ def test_what_cannot_tag_words_is_refused():
     with pytest.raises(BackboneError, match="cannot tag words: it has no tokenizer"):
         tfft.build(bare, head)
     names = ("token_ids", "padding_mask")
-    with pytest.raises(BackboneError, match=r"\(Letters\) does not give the pieces of single words"):
+    with pytest.raises(BackboneError, match=r"\(Letters\) does not tokenize single words"):
         TokenizeWords.of(tagging_models.tokenizing(Letters(with_tokenizer=False), 30, names))
-    with pytest.raises(BackboneError, match="cuts words differently within a sentence"):
+    with pytest.raises(BackboneError, match="tokenizes words differently within a sentence"):
         TokenizeWords.of(tagging_models.tokenizing(Letters(), 30, names))
 
 
@@ -351,7 +351,7 @@ def test_a_file_becomes_a_run_that_tags_words_on_the_command_line(tmp_path, caps
 
 def test_a_recipe_says_what_means_nothing_for_tags():
     data = tagging_models.planted(20)
-    with pytest.raises(PlanError, match="class_weight means nothing where each word has a tag"):
+    with pytest.raises(PlanError, match="class_weight does not apply where each word has a tag"):
         tfft.finetune(tagging_models.bert(8), data, task="token_classification", class_weight="balanced", verbose=False)
     with pytest.raises(PlanError, match="(?s)The plan 'setfit' cannot be made.*computes a head from one row"):
         tfft.finetune(tagging_models.bert(8), data, task="token_classification", plan="setfit", verbose=False)
@@ -455,7 +455,7 @@ def test_scores_are_those_counted_by_hand():
     assert [(row.name, row.examples, row.predicted) for row in scores.per_class] == [("A", 2, 3), ("B", 2, 1)]
     assert scores.interval == f1_interval([[2, 2, 2], [1, 1, 1], [0, 1, 1], [0, 0, 0]])
     assert scores.majority_baseline is None
-    assert "entity f1 0.7500 (95 % interval" in scores.summary
+    assert "entity F1 0.7500 (95 % interval" in scores.summary
     assert "4 sentences), accuracy of words 0.6667" in scores.summary
     assert "per type of entity" in str(scores)
     again = Scores.from_dict(json.loads(json.dumps(scores.to_dict())))
@@ -496,7 +496,7 @@ def test_labels_that_are_no_tags_are_refused():
     logits = np.zeros((1, 2, 4), "float32")
     for labels, match in (
         (np.array([[0, 4]], "int32"), "labels 4 have no tag: the head has 4"),
-        (np.array([0], "int32"), r"Expected labels \[B, W\].*got int32 \(1,\)"),
+        (np.array([0], "int32"), r"Expected labels \[B, W\].*Received: int32 \(1,\)"),
         (np.array([[-1, -1]], "int32"), "No word of the dataset has a label"),
     ):
         with pytest.raises(DataError, match=match):
@@ -553,7 +553,7 @@ def test_conll_columns_are_read_and_broken_sequences_reported(tmp_path):
     assert (len(data.train), data.train.words) == (3, 5)
     assert data.train.counts == {"O": 1, "B-ORG": 1, "B-PER": 1, "I-LOC": 1, "I-PER": 1}
     assert data.report.notes[0].startswith(
-        "1 words in the training sentences have an I- tag behind no word of the same type"
+        "I- tags that do not follow a word of the same type, in the training sentences: 1, the first"
     )
     assert f"{path}, line 9, word 1 ('Brussels', I-LOC)" in data.report.notes[0]
 
@@ -588,7 +588,7 @@ def test_the_only_sentence_with_a_tag_is_not_held_out():
     [
         ("a.txt", "EU O\nrejects\n", r"a.txt, line 2: expected 2 columns as on line 1, received 1: 'rejects'"),
         ("a.txt", "EU\n", "a.txt, line 1: expected a word and its tag, received 1: 'EU'"),
-        ("a.txt", "New York\tB-LOC\n", "a.txt, line 1: word 1 holds a blank: 'New York'"),
+        ("a.txt", "New York\tB-LOC\n", "a.txt, line 1: word 1 contains a space: 'New York'"),
         ("a.txt", "EU\tO\nx\t\n", "a.txt, line 1: the tag of word 2 is empty"),
         ("a.txt", "\tO\n", "a.txt, line 1: word 1 is empty"),
         ("a.txt", "EU O\n\nUN O\n", "All words have the tag O"),

@@ -73,7 +73,7 @@ def test_a_tracker_that_fails_does_not_stop_the_training(tmp_path, monkeypatch):
 
     monkeypatch.setitem(tracking.TRACKERS, "broken", Broken)
     monkeypatch.setitem(tracking.TRACKERS, "kept", Kept)
-    with pytest.warns(UserWarning, match="broken failed and is left out from here on: the server is gone"):
+    with pytest.warns(UserWarning, match="broken failed and is disabled for the rest of the run: the server is gone"):
         run = trained(out=tmp_path / "run", log=("broken", "kept"))
     assert run.final_scores.accuracy is not None
     assert closed == [([1, 1, 2, 3, 3], ["plan.yaml", "metrics.json", "history.csv", "labels.txt"], False)]

@@ -159,7 +159,7 @@ def test_numbers_of_characters():
 
 
 def test_head_names_all_problems():
-    with pytest.raises(PlanError, match="(?s)one loss.*label_smoothing.*beam_width must be a whole number"):
+    with pytest.raises(PlanError, match="(?s)one loss.*label_smoothing.*beam_width must be an integer"):
         TranscriptionHead("transcription", ("a",), 2, loss_name="focal", label_smoothing=0.1, beam_width=0)
     with pytest.raises(PlanError, match="at most 400, received 500"):
         heads.transcription([chr(0x4E00 + at) for at in range(500)])
@@ -210,7 +210,7 @@ def test_evaluator_names_labels_without_a_character():
     evaluator = TranscriptEvaluator(heads.transcription(ALPHABET))
     with pytest.raises(DataError, match="Received: 6, 7. Encode the transcripts with the alphabet"):
         evaluator.check(np.array([[6, 7, 4, -1, -9]]))
-    with pytest.raises(DataError, match="a whole number for each character"):
+    with pytest.raises(DataError, match="an integer for each character"):
         evaluator.check(np.zeros((2, 3), np.float32))
 
 

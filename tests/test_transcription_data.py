@@ -48,7 +48,7 @@ def test_table_is_split_by_speaker_and_encoded_with_the_alphabet_of_training(spl
     assert splits.train.spec.sample_rate == RATE
     assert splits.train.spec.seconds >= max(fact.seconds for fact in splits.train.facts)
     assert "0.00 hours" in str(splits.report)
-    assert "small letters, without punctuation" in str(splits.report)
+    assert "lowercase, without punctuation" in str(splits.report)
 
 
 def test_other_characters_of_held_out_transcripts_are_errors_not_classes(tmp_path):
@@ -201,7 +201,9 @@ def test_text_that_does_not_fit_the_frames_is_named_before_training(tmp_path):
 
 
 def test_settings_without_meaning_are_named(table):
-    with pytest.raises(PlanError, match="(?s)label means nothing for transcription, text= names.*label_smoothing"):
+    with pytest.raises(
+        PlanError, match="(?s)label does not apply to transcription, since text= names.*label_smoothing"
+    ):
         tfft.finetune("x", table, task="transcription", label="sentence", label_smoothing=0.1)
     with pytest.raises(PlanError, match="text and audio each name the input column"):
         tfft.finetune("x", table, audio="file", text="sentence")

@@ -78,7 +78,7 @@ def test_the_command_line_and_the_export_write_what_the_model_does(run, table, c
         assert 0.5 < outputs["score"].numpy().min() <= 1.0
     np.testing.assert_allclose(arrays["score"], encoded["score"], atol=1e-5)
     card = (run.folder / "export" / "1" / "assets" / "model_card.md").read_text()
-    assert "small letters, without punctuation" in card
+    assert "lowercase, without punctuation" in card
     assert "Decoding: greedy" in card
     assert run.export.largest_difference < 1e-5
 

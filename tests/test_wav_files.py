@@ -95,11 +95,11 @@ def test_another_library_reads_the_same_samples(subtype):
 
 DAMAGED = {
     "empty": (b"", "empty"),
-    "no WAV": (b"OggS" + bytes(40), "no WAV"),
-    "cut off": (riff(format_of("s16"), chunk(b"data", body_of("s16")))[:-50], "cut off"),
+    "no WAV": (b"OggS" + bytes(40), "not a WAV"),
+    "cut off": (riff(format_of("s16"), chunk(b"data", body_of("s16")))[:-50], "truncated"),
     "no samples": (riff(format_of("s16"), NOTE), "no samples"),
-    "no format": (riff(chunk(b"data", body_of("s16"))), "before their format"),
-    "no channels": (riff(format_of("s16", channels=0), chunk(b"data", b"abcd")), "makes no sense"),
+    "no format": (riff(chunk(b"data", body_of("s16"))), "precede their format"),
+    "no channels": (riff(format_of("s16", channels=0), chunk(b"data", b"abcd")), "is invalid"),
     "ADPCM": (riff(format_of("s16", code=2), chunk(b"data", body_of("s16"))), "code that is not decoded"),
     "a header alone": (b"RIFF\0\0\0\0WAVE", "no samples"),
     "a huge chunk": (riff(chunk(b"junk", b"", 0xFFFFFFFF), format_of("s16")), "no samples"),

@@ -185,7 +185,7 @@ def _checked(
     problems = []
     for name, value, least in (("shown", shown, 1), ("size", size, 4), ("most", most, 2)):
         if not (_whole(value, least) or (value is None and name == "most")):
-            problems.append(f"{name}: Expected a whole number of at least {least}. Received: {value!r}")
+            problems.append(f"{name}: Expected an integer of at least {least}. Received: {value!r}")
     raise_problems(PlanError, "These settings of pairs cannot be used", problems)
     labels = np.asarray(labels)
     if labels.ndim != 1 or labels.dtype.kind not in "iub":

@@ -162,10 +162,12 @@ def reason_of(error: BaseException, *, limit: int = 500) -> str:
     first = text.splitlines()[0] if text else ""
     if _PREAMBLE.match(first):
         lines = text.split("Arguments received by")[0].splitlines()
-        told = [line.strip() for line in lines if not _PREAMBLE.match(line.strip()) and not _PLACE.match(line.strip())]
+        reasons = [
+            line.strip() for line in lines if not _PREAMBLE.match(line.strip()) and not _PLACE.match(line.strip())
+        ]
         # Keras' own reason comes first and its details follow; below lines of code it is the last one.
         backwards = any(_PREAMBLE.match(line.strip()) for line in lines if not line.strip().startswith("Exception enc"))
-        first = (told[-1] if backwards else told[0]) if told else first
+        first = (reasons[-1] if backwards else reasons[0]) if reasons else first
     first = re.sub(r"\s*\[Op:[^\]]*\]( name:.*)?$", "", first.strip()) or type(error).__name__
     return first if len(first) <= limit else f"... {first[-limit:]}"
 

@@ -97,7 +97,7 @@ def build(
     if not isinstance(backbone, Backbone):
         backbone = load_backbone(backbone)
     if image_size is not None and backbone.input_spec is None:
-        raise BackboneError(f"{backbone.name} does not take images, so image_size={image_size!r} has no meaning.")
+        raise BackboneError(f"{backbone.name} does not take images, so image_size={image_size!r} does not apply.")
     if backbone.input_spec is not None and (resize := head.resize) is not None:
         backbone = dataclasses.replace(backbone, input_spec=dataclasses.replace(backbone.input_spec, resize=resize))
     level = head.feature_level

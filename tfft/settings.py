@@ -66,7 +66,7 @@ def one_of(*choices: str) -> Check:
 
 def whole(at_least: int) -> Check:
     """Return a check for integers; booleans do not pass."""
-    return satisfies(f"a whole number of at least {at_least}", lambda value: is_whole(value) and value >= at_least)
+    return satisfies(f"an integer of at least {at_least}", lambda value: is_whole(value) and value >= at_least)
 
 
 def number(
@@ -105,7 +105,7 @@ def is_whole(value: Any) -> bool:
 
 
 def is_count(value: Any) -> bool:
-    """Whether a value is a whole number of at least 1, of Python or of NumPy; booleans are not."""
+    """Whether a value is an integer of at least 1, of Python or of NumPy; booleans are not."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= 1
 
 
@@ -376,7 +376,7 @@ def given_options(table: type, options: argparse.Namespace) -> dict[str, Any]:
 def parse_whole(text: str, at_least: int = 1) -> int:
     """Parse an integer of at least 1, or of another minimum."""
     if not text.isascii() or not text.isdecimal() or int(text) < at_least:
-        raise argparse.ArgumentTypeError(f"expected a whole number from {at_least} on, received {text!r}")
+        raise argparse.ArgumentTypeError(f"expected an integer of at least {at_least}, received {text!r}")
     return int(text)
 
 

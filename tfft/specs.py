@@ -250,16 +250,16 @@ def changes_of(found: Augmentation) -> list[str]:
 
 
 def check_kind(found: Augmentation, *, sounds: bool) -> None:
-    """Raise PlanError if an augmentation holds a change that has no meaning for images, or for recordings.
+    """Raise PlanError if an augmentation holds a change that does not apply to images, or for recordings.
 
     Args:
         found: From :func:`augmentation`.
         sounds: True for recordings, False for images.
     """
-    valid, what = (OF_SOUNDS, "recordings") if sounds else (OF_PICTURES, "pictures")
+    valid, what = (OF_SOUNDS, "recordings") if sounds else (OF_PICTURES, "images")
     wrong = [name for name in changes_of(found) if name not in valid]
     if wrong:
-        raise PlanError(f"augment={join_names(wrong)} cannot vary {what}. For {what} there is {join_names(valid)}.")
+        raise PlanError(f"augment={join_names(wrong)} does not apply to {what}. Expected: {join_names(valid)}.")
 
 
 def _named(text: str) -> tuple[str, float | None]:
@@ -270,7 +270,7 @@ def _named(text: str) -> tuple[str, float | None]:
     try:
         return name, float(value)
     except ValueError as error:
-        raise PlanError(f"augment takes numbers, such as crop=0.7, got {text!r}.") from error
+        raise PlanError(f"augment expects numbers, such as crop=0.7, received {text!r}.") from error
 
 
 @dataclasses.dataclass(frozen=True)

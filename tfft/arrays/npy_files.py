@@ -30,7 +30,7 @@ def map_file(file: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     return np.memmap(file, dtype, "r", 0, shape)
 
 
-def give_back(array: Rows) -> None:
+def release_pages(array: Rows) -> None:
     """Release the pages of a mapped file that this process has read; the disk cache keeps them."""
     mapped = getattr(array.values if isinstance(array, Ragged) else array, "_mmap", None)
     if mapped is not None and hasattr(mapped, "madvise"):  # not on Windows
@@ -63,7 +63,7 @@ def by_position(*arrays: Rows) -> Callable[[np.ndarray], list[np.ndarray]]:
         if seen > _HELD:  # else the whole file would count as memory of the process
             seen = 0
             for array in arrays:
-                give_back(array)
+                release_pages(array)
         return found
 
     return read
@@ -142,7 +142,7 @@ class ArrayFiles:
         }
 
 
-def put_together(files: Mapping[str, np.ndarray], about: Mapping[str, Mapping[str, Any]]) -> tuple[Rows, ...]:
+def assemble_arrays(files: Mapping[str, np.ndarray], about: Mapping[str, Mapping[str, Any]]) -> tuple[Rows, ...]:
     """Build arrays from the contents of files.
 
     Args:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tfft.arrays.npy_files import ArrayFiles, map_file, put_together
+from tfft.arrays.npy_files import ArrayFiles, assemble_arrays, map_file
 from tfft.arrays.ragged import Ragged, Rows, offsets_of
 
 LIMIT = 256 * 2**20  # bytes to keep in memory
@@ -43,7 +43,7 @@ class Holder:
             for name, file in self._open.items():
                 made[name] = map_file(file, tuple(about[name]["shape"]), np.dtype(about[name]["dtype"]))
                 file.close()
-            return put_together(made, about)
+            return assemble_arrays(made, about)
         columns = [list(column) for column in zip(*self._parts, strict=True)]
         self._parts = []
         return tuple(_joined(parts) for parts in columns)

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from tfft.arrays.npy_files import ArrayFile, ArrayFiles, Item, item_bytes, map_file, put_together
+from tfft.arrays.npy_files import ArrayFile, ArrayFiles, Item, assemble_arrays, item_bytes, map_file
 from tfft.arrays.ragged import Rows
 from tfft.errors import DataError
 from tfft.io.cache_dir import SPARE, move_away
@@ -75,7 +75,7 @@ def read_entry(root: Path, key: str) -> tuple[tuple[Rows, ...], Mapping[str, Any
                 files[name] = map_file(file, shape, dtype)
         except OSError as error:
             return f"{name} cannot be read: {error.strerror}"
-    return put_together(files, manifest["arrays"]), manifest["about"]
+    return assemble_arrays(files, manifest["arrays"]), manifest["about"]
 
 
 class EntryWriter:

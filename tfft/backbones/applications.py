@@ -20,7 +20,7 @@ require_platform()
 import keras  # noqa: E402  (the check above gives a better message than the import)
 
 from tfft.backbones.base import Backbone  # noqa: E402
-from tfft.backbones.fetch.remote import impatient  # noqa: E402
+from tfft.backbones.fetch.remote import short_timeout  # noqa: E402
 from tfft.backbones.formats.h5_weights import assign_weights  # noqa: E402
 from tfft.layers.caffe_pixels import CaffePixels  # noqa: E402
 
@@ -33,7 +33,7 @@ _WEIGHTS_HOST = "storage.googleapis.com"
 
 
 def from_applications(name: str, weights: str | None = "imagenet", *, backbone_name: str | None = None) -> Backbone:
-    """Make a network of ``keras.applications`` a backbone: without its classifier, features averaged.
+    """Open a network of ``keras.applications`` as a backbone: without its classifier, features averaged.
 
     Args:
         name: As ``"MobileNetV2"``, ``"mobilenet_v2"`` or ``"keras:mobilenet-v2"``; with ``":random"``
@@ -93,10 +93,11 @@ def recognized(model: keras.Model) -> Application | None:
 
 
 def note_on_means(app: Application) -> str:
-    """Return the warning for a network in memory that takes other pixels than any range can say."""
+    """Return the warning for a network in memory whose pixels no range can describe."""
     return (
-        f"WARNING: The model is {app.name} of keras.applications, which takes blue first and minus the means of "
-        f"ImageNet. No input_range= says that. Open 'keras:{app.name}', or put tfft.layers.caffe_pixels.CaffePixels() "
+        f"WARNING: The model is {app.name} of keras.applications, which takes BGR pixels minus the means of "
+        f"ImageNet. No input_range= expresses that. Open 'keras:{app.name}', or put "
+        "tfft.layers.caffe_pixels.CaffePixels() "
         "in front of the model."
     )
 
@@ -105,8 +106,8 @@ def _existing(weights: str) -> Path:
     path = Path(weights).expanduser()
     if not path.is_file():
         raise HandleError(
-            f"There is no file of weights {weights!r}. Expected an .h5 file, 'random' for random weights, or nothing "
-            "for those of ImageNet."
+            f"The weights file {weights!r} does not exist. Expected an .h5 file, 'random' for random weights, or "
+            "nothing for the ImageNet weights."
         )
     return path
 
@@ -123,7 +124,7 @@ def _build(app: Application, weights: str | None, name: str) -> keras.Model:
         if weights != "imagenet" or _weights_cached(app):
             return _named(make(**how), name)
         try:
-            with impatient(_WEIGHTS_HOST):
+            with short_timeout(_WEIGHTS_HOST):
                 return _named(make(**how), name)
         except Exception as error:
             if not isinstance(error, OSError) and "URL fetch failure" not in str(error):

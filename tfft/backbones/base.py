@@ -1,4 +1,4 @@
-"""What a backbone is, whatever it came from: a Keras model, its input contract and its blocks.
+"""The common form of all backbones: a Keras model, its input contract and its blocks.
 
 The rest of tfft sees only :class:`Backbone` and :func:`blocks_of`; whether a block is one layer over
 a piece of a SavedModel's graph or a handful of Keras layers is hidden here.
@@ -27,7 +27,7 @@ BACKBONE_LAYER, PREPROCESS_LAYER, TOKENS_LAYER = "backbone", "preprocess", "toke
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Block:
-    """A part of a backbone that is frozen or trained as one.
+    """A part of a backbone that is frozen or trained as a unit.
 
     Attributes:
         name: Unique within the backbone, in the order of computation.
@@ -60,7 +60,7 @@ class Block:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Backbone:
-    """A pretrained network without a task: pixels, texts or the ids of their pieces in, features out.
+    """A pretrained network without a task: pixels, texts or token ids in, features out.
 
     Attributes:
         name: Short name.
@@ -108,7 +108,7 @@ def count_values(variables: Sequence[keras.Variable]) -> int:
 
 
 def find_backbone(model: keras.Model) -> keras.Model:
-    """Return the part of a model that is sliced.
+    """Return the backbone inside a model.
 
     That is its layer ``"backbone"`` (what :func:`tfft.build` makes), or the one nested model it has
     (how Keras users put a network under a head), or the model itself.

@@ -123,7 +123,7 @@ def check_sizes(folder: Path) -> None:
     if any(name.endswith(_TABLES) for name in shapes):  # rotary positions are computed: there any number is right
         most |= dict.fromkeys(_POSITIONS, widest)
     problems = [
-        f"{name} is {config[name]!r}, expected a whole number of at most {limit:,}, as its weights have it"
+        f"{name} is {config[name]!r}, expected an integer of at most {limit:,}, as its weights have it"
         for name, limit in most.items()
         if name in config and not (isinstance(config[name], int) and 0 <= config[name] <= limit)
     ]
@@ -148,7 +148,7 @@ def _written(found: Mapping[str, Any], folder: Path) -> dict[str, str]:
             return {"vocab.json": json.dumps(numbers, ensure_ascii=False), "merges.txt": lines}
         pieces = sorted(numbers, key=numbers.__getitem__)
         if sorted(numbers.values()) != list(range(len(pieces))):
-            raise ValueError("its pieces are not numbered from 0 without gaps")
+            raise ValueError("its tokens are not numbered from 0 without gaps")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise HandleError(f"The vocabulary in {folder / _WHOLE} cannot be read: {error}.") from error
     return {"vocab.txt": "".join(f"{piece}\n" for piece in pieces)}

@@ -75,7 +75,7 @@ def from_bart(network: Any, tokenizer: Any, name: str, origin: str, max_length: 
         raise BackboneError(f"max_length must be 4 to {limit}, the positions of {origin}. Received: {max_length!r}.")
     if tokenizer.vocabulary_size() > network.vocabulary_size:
         raise BackboneError(
-            f"The vocabulary of {origin} has {tokenizer.vocabulary_size():,} tokens, but its weights know "
+            f"The vocabulary of {origin} has {tokenizer.vocabulary_size():,} tokens, but the weights have "
             f"{network.vocabulary_size:,}: it belongs to another model. Take the vocabulary that came with the weights."
         )
     start, end = int(tokenizer.start_token_id), int(tokenizer.end_token_id)
@@ -83,7 +83,7 @@ def from_bart(network: Any, tokenizer: Any, name: str, origin: str, max_length: 
         tokenizer, start=(end, start), end=end, source_start=(start,), source_end=(end,), source_length=length,
         target_length=length, name="tokens",
     )  # fmt: skip
-    note = f"At most {length} tokens of a source and of a target are used, of {limit} that are possible."
+    note = f"At most {length} tokens of a source and of a target are used; the model takes up to {limit}."
     spec = TextSpec(limit, "none", "as an encoder-decoder")
     return Backbone(name, _chain(network), origin, None, (note,), text_spec=spec, pair_tokenizer=pairs)
 

@@ -1,6 +1,6 @@
 """Text backbones through KerasHub: Hugging Face folders and KerasHub presets, read without PyTorch.
 
-Hides which tokenizer and which packing of pieces a family needs, and where a folder says how its features are pooled.
+Hides which tokenizer and which packing of tokens a family needs, and where a folder says how its features are pooled.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ INSTALL = 'pip install "tfft[text]"'
 POOLINGS: dict[str, Pooling] = {"cls": "cls", "mean": "mean", "last": "last", "pooled_output": "none"}
 
 _USUAL = (
-    128  # pieces that are read unless max_length says otherwise: most sentences, at a quarter of BERT's cost for 512
+    128  # tokens that are read unless max_length says otherwise: most sentences, at a quarter of BERT's cost for 512
 )
 _LEAST = 3
 _ADDED = (".token_type_embeddings.weight", ".position_embeddings.weight")
@@ -54,14 +54,14 @@ def from_preset(
     Args:
         preset: Folder with ``config.json``, ``model.safetensors`` and a vocabulary, as Hugging Face has them; or what
             ``keras_hub.models.Backbone.from_preset`` takes.
-        max_length: Most pieces of a text that are read; 128 by default, or what the model takes if that is less.
+        max_length: Maximum number of tokens of a text; 128 by default, or what the model takes if that is less.
         pooling: ``"cls"``, ``"mean"``, ``"last"`` or ``"pooled_output"``; by default what the folder says, else the
-            mean for encoders and the last piece for decoders.
+            mean for encoders and the last token for decoders.
         dropout: True keeps the model's own dropout in training.
         name: Of the backbone.
 
     Returns:
-        A backbone from the ids of pieces to their features [B, L, D], with its tokenizer.
+        A backbone from the ids of tokens to their features [B, L, D], with its tokenizer.
 
     Raises:
         DependencyError: When KerasHub or what it needs is not installed.
@@ -88,10 +88,10 @@ def from_preset(
     decoder = not any("segment" in t.name for t in network.inputs) and _is_causal(network)
     length = min(_USUAL, limit) if max_length is None else max_length
     problems = (
-        [] if pooling in (None, *POOLINGS) else [f"pooling must be one of {join_names(POOLINGS)}, got {pooling!r}"]
+        [] if pooling in (None, *POOLINGS) else [f"pooling must be one of {join_names(POOLINGS)}, received {pooling!r}"]
     )
     if isinstance(length, bool) or not isinstance(length, int) or not _LEAST <= length <= limit:
-        problems.append(f"max_length must be {_LEAST} to {limit}, which is what the model takes; got {max_length!r}")
+        problems.append(f"max_length must be {_LEAST} to {limit} for this model. Received: {max_length!r}")
     raise_problems(BackboneError, f"{preset} cannot be opened", problems)
     spec = _spec(Path(preset), limit, pooling, decoder)
     with with_vocabulary(preset) as place:
@@ -102,7 +102,7 @@ def from_preset(
     tokenizer = Tokenize(packer, names, "padding_mask", length, name="tokens")
     model = keras.Model(network.input, _output(network, pooling), name=network.name)
     short = name or Path(preset).name.replace(":", "_")
-    note = f"At most {length} pieces of a text are read, of {limit} that are possible."
+    note = f"At most {length} tokens of a text are used; the model takes up to {limit}."
     note += f" Pooling: {spec.pooling}, {spec.source}."
     origin = preset if Path(preset).is_dir() else f"keras_hub:{preset}"
     return Backbone(short, model, origin, None, (note, *notes), tokenizer, spec)
@@ -206,7 +206,7 @@ def _packer(hub: Any, preset: str, place: str, length: int) -> keras.layers.Laye
     if (folder / "vocab.txt").is_file():
         config = read_json(folder / "tokenizer_config.json")
         strip = config.get("strip_accents")
-        # Hugging Face strips accents from lower-case models unless told otherwise; KerasHub does not read that.
+        # Hugging Face strips accents from lower-case models by default; KerasHub does not read that setting.
         settings["strip_accents"] = bool(config.get("do_lower_case", True)) if strip is None else bool(strip)
         if config.get("tokenize_chinese_chars") is False:
             settings["split_on_cjk"] = False
@@ -230,10 +230,10 @@ def _fit_of_vocabulary(preset: str, network: keras.Model, packer: Any) -> list[s
         return []
     if pieces > rows:
         raise BackboneError(
-            f"The vocabulary of {preset} has {pieces:,} pieces, but its weights know {rows:,}: it belongs to another "
+            f"The vocabulary of {preset} has {pieces:,} tokens, but the weights have {rows:,}: it belongs to another "
             "model. Take the vocabulary that came with the weights."
         )
-    return [f"The vocabulary has {pieces:,} pieces, the weights have rows for {rows:,}; the rest is never used."]
+    return [f"The vocabulary has {pieces:,} tokens and the weights {rows:,} rows; the rest is unused."]
 
 
 def _output(network: keras.Model, pooling: str | None) -> keras.KerasTensor:
@@ -256,14 +256,14 @@ def _spec(folder: Path, limit: int, pooling: TokenPooling | None, decoder: bool)
         config = read_json(said)
         found = next((how for key, how in _SAID.items() if config.get(key)), None)
         if found is not None:
-            return TextSpec(limit, found, "as the folder says")
+            return TextSpec(limit, found, "as the folder specifies")
     if decoder:
-        return TextSpec(limit, "last", "since each piece of a decoder knows of those before it only")
-    return TextSpec(limit, "mean", "since the first piece of an encoder that was not tuned for it says little")
+        return TextSpec(limit, "last", "since each token of a decoder depends only on those before it")
+    return TextSpec(limit, "mean", "since the first token of an encoder that was not tuned for it says little")
 
 
 def _is_causal(network: keras.Model) -> bool:
-    """Whether a later piece has no influence on the features of an earlier one."""
+    """Whether a later token has no influence on the features of an earlier one."""
     shapes = {t.name: np.ones((1, 4), "int32") for t in network.inputs}
     other = dict(shapes, token_ids=np.array([[1, 1, 1, 2]], "int32"))
     first, second = (keras.ops.convert_to_numpy(_features(network(x, training=False)))[0, 0] for x in (shapes, other))

@@ -26,7 +26,7 @@ def from_keras_model(
     name: str | None = None,
     origin: str = "keras.Model",
 ) -> Backbone:
-    """Make any built Keras model a backbone.
+    """Open any built Keras model as a backbone.
 
     Use it for a model of your own, or one that another library built. What it expects of pixels
     cannot be read off a model, except for those of ``keras.applications``, which are recognized by their names: it is
@@ -118,7 +118,7 @@ def _as_functional(model: keras.Model) -> keras.Model:
     shapes = build_shapes(model)
     if len(shapes) != 1 or not isinstance(shapes[0], (tuple, list)):
         raise BackboneError(
-            f"The subclassed model {model.name!r} does not tell the shape of its input. Make it functional: "
+            f"The subclassed model {model.name!r} has no known input shape. Make it functional: "
             "inputs = keras.Input(shape); tfft.load_backbone(keras.Model(inputs, model(inputs)))."
         )
     inputs = keras.Input(tuple(shapes[0])[1:], name="inputs")
@@ -151,7 +151,7 @@ def with_plain_input(model: keras.Model) -> keras.Model:
 
 
 def image_spec(model: keras.Model) -> InputSpec | None:
-    """Return what can be read off a model whose only input is one batch of images, else None.
+    """Return the input spec of a model whose only input is one batch of images, else None.
 
     That is the size (224 where it is free) and the channels; the range is the TF Hub convention.
     """

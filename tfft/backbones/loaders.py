@@ -128,7 +128,7 @@ class KerasFile(_OneFile):
     suffixes: tuple[str, ...] = (".keras",)
 
     def load(self, handle: str, options: LoadOptions) -> Backbone:
-        """Open the file, with Keras' safe mode on; what only Keras 2 knows, with that."""
+        """Open the file, with Keras' safe mode on; with Keras 2 if Keras 3 cannot load it."""
         from tfft.backbones.formats.keras2_file import written_by_keras2
         from tfft.backbones.keras_model import from_keras_file
         from tfft.backbones.savedmodel.backbone import from_keras2_file
@@ -202,7 +202,7 @@ class HuggingFaceText:
     options = _TEXT_OPTIONS
 
     def matches(self, handle: str) -> bool:
-        """Return whether the handle stands for such a folder."""
+        """Return whether the handle names such a folder."""
         return text_folder(handle) is not None
 
     def files(self, handle: str) -> Path | None:
@@ -260,7 +260,7 @@ class SavedModel:
     )
 
     def matches(self, handle: str) -> bool:
-        """Return True: it is the last one that is asked, and names what is wrong with a handle."""
+        """Return True: it is the last loader, and reports what is wrong with a handle."""
         return True
 
     def files(self, handle: str) -> Path:
@@ -283,7 +283,7 @@ class KerasModel:
     options = frozenset({"output"})
 
     def matches(self, handle: object) -> bool:
-        """Return whether it is no text; whether it is a Keras model is checked when it is opened."""
+        """Return whether it is not a string; whether it is a Keras model is checked when it is opened."""
         return not isinstance(handle, str)
 
     def files(self, handle: object) -> None:

@@ -67,7 +67,7 @@ def from_t5_folder(
         tokenizer, start=(start,), end=end, source_end=(end,), source_length=length, target_length=length,
         name="tokens",
     )  # fmt: skip
-    note = f"At most {length} tokens of a source and of a target are used, of {limit} that are possible."
+    note = f"At most {length} tokens of a source and of a target are used; the model takes up to {limit}."
     spec = TextSpec(limit, "none", "as an encoder-decoder")
     return Backbone(
         name or folder.name, network, str(folder), None, (note,), text_spec=spec, pair_tokenizer=pairs
@@ -78,7 +78,7 @@ def _config(folder: Path) -> dict[str, Any]:
     """Return the settings of a T5, checked."""
     config = read_json(folder / "config.json")
     problems = [
-        f"{name} is {config.get(name)!r}, expected a whole number above 0"
+        f"{name} is {config.get(name)!r}, expected an integer above 0"
         for name in _SIZES
         if isinstance(config.get(name), bool) or not isinstance(config.get(name), int) or config[name] < 1
     ]
@@ -215,7 +215,7 @@ def _load(network: keras.Model, tensors: dict[str, np.ndarray], folder: Path) ->
             continue
         variable.assign(value)
     unused = set(tensors) - set(targets) - {*_SHARED, "lm_head.weight"}
-    problems += [f"{name} has no place in such a model" for name in sorted(unused)]
+    problems += [f"{name} is unexpected" for name in sorted(unused)]
     raise_problems(HandleError, f"The weights in {folder} do not fit its config.json", problems, limit=8)
 
 
@@ -227,12 +227,12 @@ def _tokenizer(folder: Path, config: Mapping[str, Any]) -> keras.layers.Layer:
     except Exception as error:  # TensorFlow and KerasHub raise their own
         said = (str(error).strip() or repr(error)).splitlines()[0]
         raise HandleError(
-            f"{folder / VOCABULARY} is no vocabulary of T5: {said}. Expected a SentencePiece model with the tokens "
+            f"{folder / VOCABULARY} is not a T5 vocabulary: {said}. Expected a SentencePiece model with the tokens "
             "'<pad>' and '</s>'."
         ) from error
     if count > config["vocab_size"]:
         raise BackboneError(
-            f"The vocabulary of {folder} has {count:,} tokens, but its weights know {config['vocab_size']:,}: it "
+            f"The vocabulary of {folder} has {count:,} tokens, but the weights have {config['vocab_size']:,}: it "
             "belongs to another model. Take the vocabulary that came with the weights."
         )
     return tokenizer

@@ -61,7 +61,7 @@ def foreign(ops: Iterable[str]) -> list[str]:
 
 
 def note_on(ops: Iterable[str]) -> str:
-    """Says what a server needs for operations; empty where TensorFlow is enough."""
+    """Describe what a server needs for operations; empty where TensorFlow suffices."""
     needed = foreign(ops)
     if not needed:
         return ""
@@ -73,7 +73,7 @@ def note_on(ops: Iterable[str]) -> str:
 
 
 def text_libraries(ops: Iterable[str], what: str) -> list[str]:
-    """Return the files of tensorflow-text that define operations; none where TensorFlow is enough.
+    """Return the files of tensorflow-text that define operations; none where TensorFlow suffices.
 
     Raises:
         DependencyError: When they are needed and the package is not installed.

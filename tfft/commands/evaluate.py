@@ -8,7 +8,7 @@ from tfft.commands.options import add_json, add_settings
 from tfft.console.output import SUCCESS, PrintResult, start_tensorflow
 from tfft.settings import parse_whole
 
-SUMMARY = "measure a run on labelled images, texts or recordings"
+SUMMARY = "evaluate a run on labelled images, texts or recordings"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

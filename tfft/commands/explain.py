@@ -1,4 +1,4 @@
-"""``tfft explain``: which words, places or moments speak for a prediction."""
+"""``tfft explain``: which words, regions or moments support a prediction."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from tfft.commands.options import add_json
 from tfft.console.output import SUCCESS, PrintResult
 from tfft.errors import DataError
 
-SUMMARY = "show which words, places or moments speak for a prediction"
+SUMMARY = "show which words, regions or moments support a prediction"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     parser.add_argument("model", metavar="RUN_OR_EXPORT", help="run folder, exported model or .keras file")
     parser.add_argument("files", nargs="*", metavar="FILE", help="images or recordings; for texts .txt files")
-    parser.add_argument("--text", action="append", metavar="TEXT", help="a text; may be given several times")
+    parser.add_argument("--text", action="append", metavar="TEXT", help="a text; repeat the option for several")
     parser.add_argument("--text-pair", action="append", metavar="TEXT", help="the second text, for a model of pairs")
     parser.add_argument("--class", dest="class_name", metavar="NAME", help="class to explain (the predicted one)")
     parser.add_argument("--out", metavar="FILE", default="explanation.html", help="page to write (explanation.html)")

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quantize",
         choices=("float16", "dynamic", "int8"),
-        help="smaller numbers in a LiteRT file: float16; dynamic: weights in 8 bits; int8: everything in 8 bits",
+        help="quantization of a LiteRT file: float16; dynamic: weights in 8 bits; int8: everything in 8 bits",
     )
     parser.add_argument(
         "--calibrate", action="store_true",
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--thresholds", metavar="GOAL",
-        help="choose the probability from which on a label is given, on held-out examples: f1, 'precision>=0.9' or "
+        help="choose the probability threshold of each label on held-out examples: f1, 'precision>=0.9' or "
         "'recall>=0.9'",
     )  # fmt: skip
     parser.add_argument(

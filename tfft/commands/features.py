@@ -1,4 +1,4 @@
-"""``tfft features``: computes the frozen features of a training before it, perhaps on several machines."""
+"""``tfft features``: compute the frozen features for a training run in advance, possibly on several machines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tfft.plans import PLAN_NAMES
 from tfft.settings import add_arguments as add_run_settings
 from tfft.settings import given_options
 
-SUMMARY = "compute the frozen features of a training before it, in shards on several machines"
+SUMMARY = "compute the frozen features for a training run in advance, in shards on several machines"
 _GROUPS = {"training": "training", "data": "data and model", "text": "texts and labels"}
 
 

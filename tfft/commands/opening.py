@@ -1,4 +1,4 @@
-"""The model that a command asks: :func:`open_model`."""
+"""Opening of the model for a command: :func:`open_model`."""
 
 from __future__ import annotations
 

@@ -35,18 +35,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="images or recordings, or folders of them; for texts .txt files, a text in each line, or -; or one table "
         "(.csv, .tsv, .jsonl)",
     )
-    parser.add_argument("--text", action="append", metavar="TEXT", help="a text; may be given several times")
+    parser.add_argument("--text", action="append", metavar="TEXT", help="a text; repeat the option for several")
     parser.add_argument("--text-pair", action="append", metavar="TEXT", help="the second text, for a model of pairs")
     parser.add_argument(
         "--column", type=parse_column, nargs="+", metavar="COLUMN",
         help="column of a table with the texts or files; two for pairs (as in training)",
     )  # fmt: skip
-    parser.add_argument("--delimiter", metavar="CHAR", help="character between the fields of the table (looked for)")
-    parser.add_argument("--encoding", metavar="NAME", help="encoding of the table (UTF-8, or a guess)")
+    parser.add_argument("--delimiter", metavar="CHAR", help="character between the fields of the table (detected)")
+    parser.add_argument("--encoding", metavar="NAME", help="encoding of the table (UTF-8, or detected)")
     parser.add_argument(
         "--out",
         metavar="FILE",
-        help="new table: the rows of the given one with their predictions; for a voice a new folder of WAV files",
+        help="new table: the rows of the given one with their predictions; for speech synthesis a new folder of WAV "
+        "files",
     )
     parser.add_argument("--top", type=parse_whole, default=3, metavar="K", help="number of classes to list (3)")
     parser.add_argument("--draw", metavar="FOLDER", help="new folder: each image with its boxes or its mask drawn")
@@ -90,7 +91,7 @@ def _drawn(found: Iterator[Any], task: str, folder: pathlib.Path) -> Iterator[An
     def draw(row: Any) -> tuple[str, str, bytes]:
         png = drawing(row.file, row.outputs)
         if png is None:
-            raise DataError(f"--draw: a model for {task or 'this task'} gives nothing to draw. Leave --draw out.")
+            raise DataError(f"--draw: a model for {task or 'this task'} has nothing to draw. Leave --draw out.")
         return pathlib.Path(row.file).stem, ".png", png
 
     return _written(found, folder, "--draw", draw)
@@ -155,13 +156,13 @@ def _predict_table(options: argparse.Namespace, served: Any, print_result: Print
     except DataError as error:
         if options.column is not None:
             raise
-        raise DataError(f"{error} Unless --column says otherwise, it is {join_names(map(repr, columns))}.") from error
+        raise DataError(f"{error} Without --column, it is {join_names(map(repr, columns))}.") from error
     if options.out is not None:
         rows = write_predictions(table, found, options.out)
         bad = [f"{place} {row.error}" for place, row in zip(table.places, rows, strict=True) if row.error]
         for line in bad:
             say(f"tfft: {line}")
-        text = f"{options.out}: {len(rows):,} rows, {len(bad):,} of them unusable"
+        text = f"{options.out}: {len(rows):,} rows, {len(bad):,} unusable"
         print_result({"model": options.model, "out": options.out, "rows": len(rows), "errors": bad}, text)
     else:
         rows = _shown(zip(table.places, found, strict=True), served.task, options.json)

@@ -10,7 +10,7 @@ from tfft.console.output import SUCCESS, PrintResult, start_tensorflow
 from tfft.errors import DataError
 from tfft.settings import parse_whole
 
-SUMMARY = "draw images as training will see them"
+SUMMARY = "draw images as training sees them"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +47,7 @@ def run(options: argparse.Namespace, print_result: PrintResult) -> int:
     grid = {"augment": options.augment, "rows": options.rows, "columns": options.columns, "seed": options.seed}
     drawn = kind.preview(examples, spec, **grid)
     if drawn is None:
-        raise DataError(f"{options.data} holds {kind.items}. preview expects images.")
+        raise DataError(f"{options.data} holds {kind.items}. Expected images.")
     png, height, width = drawn
     target = write_whole(options.out, png)
     values = {"file": str(target), "height": height, "width": width}

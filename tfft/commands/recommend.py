@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add_settings(
         parser, "minutes",
-        help="Time for everything; what is left goes to fine-tuning the two most promising backbones (probes only).",
+        help="Time for everything; the rest is spent on fine-tuning the two most promising backbones (probes only).",
     )  # fmt: skip
     parser.add_argument(
         "--max-examples", type=int, default=3200, metavar="N", help="training examples of the last round (%(default)s)"

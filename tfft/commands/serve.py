@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=parse_whole, default=8501, metavar="N", help="port (8501)")
     parser.add_argument(
         "--host", default="127.0.0.1", metavar="ADDRESS",
-        help="address (127.0.0.1: this machine only); 0.0.0.0 lets every machine of the network ask",
+        help="address (127.0.0.1: this machine only); 0.0.0.0 accepts requests from the network",
     )  # fmt: skip
     parser.add_argument("--name", metavar="NAME", help="name of the model in addresses (that of the folder)")
 

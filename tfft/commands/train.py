@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="settings of the plan's phases, such as layer_decay=0.8; see below",
     )  # fmt: skip
     training.add_argument(
-        "--cache", metavar="PLACE", help="keep frozen features in this folder, in memory, or off (user's cache folder)"
+        "--cache", metavar="PLACE", help="cache frozen features in this folder, in memory, or off (user's cache folder)"
     )
     training.add_argument(
         "--log", nargs="+", default=(), metavar="TRACKER", help="follow the run with tensorboard, mlflow or wandb"
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="print every setting with its reason, every epoch and the table of blocks",
     )  # fmt: skip
     shown.add_argument("-q", "--quiet", dest="level", action="store_const", const=0, help="print nothing but errors")
-    parser.add_argument("--profile", action="store_true", help="print where the time went")
+    parser.add_argument("--profile", action="store_true", help="print the time of each stage")
     groups["data"].add_argument("--no-export", action="store_true", help="do not write the SavedModel to RUN/export")
 
 

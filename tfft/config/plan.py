@@ -85,7 +85,7 @@ class Phase:
     )  # fmt: skip
     l2_sp: float = setting(
         0.0,
-        help="Strength of the pull of backbone weights towards the pretrained ones; not with weight_decay.",
+        help="Strength of the penalty on the distance to the pretrained weights; not with weight_decay.",
         check=number(0),
     )  # fmt: skip
     mixup_alpha: float = setting(

@@ -36,13 +36,13 @@ class _PhaseSettings:
         "auto",
         help="Blocks to train: the last N, a share of the parameters, a name or regular expression, norm, bias, all or "
         "none.",
-        details="As tfft.unfreeze takes it; none leaves the second phase out.",
+        details="As in tfft.unfreeze; none skips the second phase.",
         default_help="more blocks for more examples",
         check=BLOCKS, cli=Option(parse_value, "N"),
     )  # fmt: skip
     epochs: int | Literal["auto"] = setting(
         "auto",
-        help="Epochs with unfrozen blocks; 0 leaves that phase out.",
+        help="Epochs with unfrozen blocks; 0 skips that phase.",
         default_help="enough for about 280 steps, 2 to 10",
         check=AUTO | whole(0), cli=Option(parse_count, "N"),
     )  # fmt: skip
@@ -62,7 +62,8 @@ class _PhaseSettings:
     minutes: float | None = setting(
         None,
         help="Minutes that the training may take; epochs, trained blocks and phases are cut to fit.",
-        details="The time is measured before training, so another machine may cut otherwise; the export comes on top.",
+        details="The time is measured before training, so another machine may cut differently; the export is not "
+        "included.",
         default_help="no limit",
         check=number(above=0) | NONE, cli=Option(float, "MINUTES"),
     )  # fmt: skip

@@ -80,8 +80,8 @@ class SharedSettings:
     )  # fmt: skip
     images: str | os.PathLike[str] | None = setting(
         None,
-        help="Folder of the pictures of an annotation file, for object detection.",
-        default_help="the likely folder beside the annotations",
+        help="Folder of the images of an annotation file, for object detection.",
+        default_help="the likely folder next to the annotations",
         check=PATH | NONE, cli=Option(metavar="FOLDER"), group="data", scope=("reading",),
     )  # fmt: skip
     audio: str | int | None = setting(
@@ -97,8 +97,8 @@ class SharedSettings:
     )  # fmt: skip
     target: str | int | None = setting(
         None,
-        help="Column with the texts to write, for the task text_to_text.",
-        details="text= then names the column with the texts to read.",
+        help="Column with the target texts, for the task text_to_text.",
+        details="text= then names the column with the source texts.",
         check=COLUMN | NONE, cli=Option(parse_column, "COLUMN"), group="text", scope=("reading",),
     )  # fmt: skip
     sample_rate: int | None = setting(
@@ -121,27 +121,27 @@ class SharedSettings:
     )  # fmt: skip
     delimiter: str | None = setting(
         None,
-        help="Character between the fields of a table, such as ';'.",
-        default_help="what makes all rows equally long",
+        help="Delimiter of a table, such as ';'.",
+        default_help="the character that gives all rows the same number of fields",
         check=string() | NONE, cli=Option(metavar="CHAR"), group="data", scope=("reading",),
     )  # fmt: skip
     encoding: str | None = setting(
         None,
         help="Encoding of tables and text files, such as cp1252.",
-        default_help="that of a byte-order mark, else UTF-8, else a guess",
+        default_help="from the byte-order mark, else UTF-8, else detected",
         check=string() | NONE, cli=Option(metavar="NAME"), group="data", scope=("reading",),
     )  # fmt: skip
     decimal: str | None = setting(
         None,
         help="Decimal mark of labels that are numbers, a point or a comma.",
-        default_help="the labels tell",
+        default_help="inferred from the labels",
         check=NONE | one_of(".", ","), cli=Option(metavar="MARK"), group="data", scope=("reading",),
     )  # fmt: skip
     masks: str | os.PathLike[str] | None = setting(
         None,
         help="Folder of the masks, for semantic segmentation.",
         details="Absolute, or below the data folder or each of its parts.",
-        default_help="masks, labels or annotations beside the images",
+        default_help="masks, labels or annotations next to the images",
         check=PATH | NONE, cli=Option(metavar="FOLDER"), group="data", scope=("reading",),
     )  # fmt: skip
     ignore: str | int | tuple[str | int, ...] | None = setting(
@@ -152,7 +152,7 @@ class SharedSettings:
     )  # fmt: skip
     letter_case: Literal["lower", "keep"] | None = setting(
         None,
-        help="Letters of transcripts: lower makes all of them small.",
+        help="Case of transcripts: lower converts them to lowercase.",
         default_help="lower",
         check=NONE | one_of("lower", "keep"), cli=Option(), group="text", scope=("reading",),
     )  # fmt: skip
@@ -164,7 +164,7 @@ class SharedSettings:
     )  # fmt: skip
     beam_width: int | None = setting(
         None,
-        help="Number of texts that the decoding of a transcription compares; 1 takes the best character of each frame.",
+        help="Beam width for decoding transcripts; 1 takes the most probable character of each frame.",
         default_help="1",
         check=NONE | whole(1), cli=Option(parse_whole, "N"), group="text",
     )  # fmt: skip
@@ -190,7 +190,7 @@ class SharedSettings:
     preprocessor: str | None = setting(
         None,
         help="Handle of the SavedModel that turns texts into the inputs of a TF Hub encoder.",
-        default_help="the one that the catalog knows",
+        default_help="the one in the catalog",
         check=PATH | NONE, cli=Option(metavar="HANDLE"), group="text", scope=("opening",),
     )  # fmt: skip
     image_size: int | tuple[int, int] | Literal["auto"] = setting(
@@ -221,7 +221,7 @@ class SharedSettings:
     )  # fmt: skip
     deterministic: bool = setting(
         False,
-        help="Use only operations that repeat bit for bit.",
+        help="Use only operations with bit-identical results.",
         details="Holds for the rest of the process.",
         check=FLAG, cli=Option(),
     )  # fmt: skip
@@ -233,7 +233,7 @@ class SharedSettings:
     )  # fmt: skip
     group: str | int | None = setting(
         None,
-        help="Groups to keep on one side of the split: folder, a regular expression for file paths, or a column.",
+        help="Groups to keep in one split: folder, a regular expression for file paths, or a column.",
         details="The parentheses of the expression mark the part that names the group, such as a person.",
         check=COLUMN | NONE, cli=Option(metavar="REGEX"), group="data", scope=("reading",),
     )  # fmt: skip
@@ -250,7 +250,7 @@ class SharedSettings:
     )  # fmt: skip
     label_smoothing: float = setting(
         0.0,
-        help="Share of the target spread over all classes.",
+        help="Share of the target probability that is spread over all classes.",
         check=number(0, below=1), cli=Option(float, "SHARE"),
     )  # fmt: skip
     loss: Literal["cross_entropy", "focal"] = setting(

@@ -1,4 +1,4 @@
-"""What a recipe prints, at the level that the user asked for: :class:`Printer`."""
+"""Output of a recipe at the requested level of detail: :class:`Printer`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Printer:
-    """Prints what the user wants to read.
+    """Printer of messages at the requested level of detail.
 
     Attributes:
         level: 0 prints nothing, 1 the result of each step, 2 details too.
@@ -21,6 +21,6 @@ class Printer:
             print(text, flush=True)
 
     def detail(self, text: object) -> None:
-        """Print what only a user who asked for details wants to read."""
+        """Print a message if the user asked for details."""
         if self.level > 1:
             print(text, flush=True)

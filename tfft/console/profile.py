@@ -1,4 +1,4 @@
-"""Where the time of a run goes: :func:`stage` around the work, :func:`profiling` around the whole."""
+"""Time of a run by stage: :func:`stage` around the work, :func:`profiling` around the whole."""
 
 from __future__ import annotations
 

@@ -58,9 +58,9 @@ class BatchOptions:
     def __post_init__(self) -> None:
         problems = []
         if self.views is not None and not is_count(self.views):
-            problems.append(f"views must be a whole number of at least 1 or None, received {self.views!r}")
+            problems.append(f"views must be an integer of at least 1 or None, received {self.views!r}")
         if not is_count(self.batch_size):
-            problems.append(f"batch_size must be a whole number of at least 1, received {self.batch_size!r}")
+            problems.append(f"batch_size must be an integer of at least 1, received {self.batch_size!r}")
         if self.cache not in (True, False, "auto"):
             problems.append(f"cache must be True, False or 'auto', received {self.cache!r}")
         if self.epoch is not None and not isinstance(self.epoch, tf.Variable):

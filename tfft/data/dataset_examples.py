@@ -29,7 +29,7 @@ class DatasetExamples(Examples):
     """A ``tf.data.Dataset`` of (inputs, labels) batches, used as it is.
 
     Attributes:
-        dataset: Batches of inputs and whole numbers.
+        dataset: Batches of inputs and integers.
         name: Of the part, for messages: ``"training"`` or ``"validation"``.
         class_counts: Of the examples, int64 [classes]; empty where labels are no single classes.
         class_names: In the order of the labels.
@@ -214,7 +214,7 @@ def _labels_of(dataset: tf.data.Dataset, name: str) -> tuple[np.ndarray, int]:
     if len({batch.shape[1:] for batch in found}) > 1:
         raise DataError(
             f"Expected labels of one shape in all batches of the {name} dataset. Received: {found[0].shape[1:]} and "
-            "others. Fill boxes up with rows of class -1 to one number, and bring masks to one size."
+            "others. Pad boxes with rows of class -1 to one number, and resize masks to one size."
         )
     labels = np.concatenate(found)
     return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels, len(found)
@@ -223,7 +223,7 @@ def _labels_of(dataset: tf.data.Dataset, name: str) -> tuple[np.ndarray, int]:
 def _check_range(labels: np.ndarray, classes: int, name: str) -> None:
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise DataError(
-            f"The labels of the {name} dataset must be whole numbers [B] or one-hot [B, K]. Received: {labels.dtype} "
+            f"The labels of the {name} dataset must be integers [B] or one-hot [B, K]. Received: {labels.dtype} "
             f"{labels.shape}."
         )
     low, high = int(labels.min()), int(labels.max())

@@ -1,6 +1,6 @@
 """Datasets, arrays and tuples of examples as batches that a model takes: :func:`regular`, :func:`batches_for`.
 
-Hides which of them come in batches, which pictures are no uint8 and which labels are one-hot, names or columns.
+Hides which of them come in batches, which images are no uint8 and which labels are one-hot, names or columns.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def regular(dataset: tf.data.Dataset, name: str, *, rank: int | None = None, bat
         )
     if int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY:
         raise DataError(
-            f"Expected a dataset that ends: {name} never ends (it repeats). Give one pass over it, for example "
+            f"Expected a finite dataset. Received: {name}, which repeats without end. Give one pass over it, such as "
             "dataset.take(steps)."
         )
     if not _is_single(spec, rank):
@@ -76,13 +76,13 @@ def _is_single(spec: Any, rank: int | None) -> bool:
         return False
     if rank is not None and first.rank in (rank, rank - 1) and not (rank == 4 and first.rank == 3):
         return first.rank == rank - 1
-    if first.rank == 3 and spec[1].shape.rank == 1:  # a picture with a one-hot label, or grey pictures
+    if first.rank == 3 and spec[1].shape.rank == 1:  # an image with a one-hot label, or grey images
         return first[-1] in (1, 3, 4) and spec[1].shape[0] is not None
     return spec[1].shape.rank == 0
 
 
 def with_pixels(dataset: tf.data.Dataset, name: str, channels: int | None = None) -> tf.data.Dataset:
-    """Return a dataset of batches whose pictures are uint8; one that gives these already is returned as it is.
+    """Return a dataset of batches whose images are uint8; one that gives these already is returned as it is.
 
     Args:
         dataset: From :func:`regular`.
@@ -90,7 +90,7 @@ def with_pixels(dataset: tf.data.Dataset, name: str, channels: int | None = None
         channels: As in :func:`pixel_batch`.
 
     Raises:
-        DataError: When the first batch holds no pictures, or no pixels in 0 to 255.
+        DataError: When the first batch holds no images, or no pixels in 0 to 255.
     """
     given = tf.nest.flatten(dataset.element_spec[0])
     first, shape = given[0], given[0].shape
@@ -145,7 +145,7 @@ def with_labels(dataset: tf.data.Dataset, head: Any, name: str) -> tf.data.Datas
         if labels.dtype == tf.string:
             same = labels[:, None] == names[None]
             labels = tf.where(tf.reduce_any(same, -1), tf.argmax(same, -1, output_type=tf.int32), -1)
-        elif labels.dtype.is_floating:  # what is no whole number becomes the label of no class
+        elif labels.dtype.is_floating:  # what is no integer becomes the label of no class
             labels = tf.where(labels == tf.floor(labels), tf.cast(labels, tf.int32), -1)
         return inputs, labels, *weights
 

@@ -80,13 +80,15 @@ def _decoded(data: bytes, path: Path, encoding: str) -> str:
     try:
         return data.decode(encoding)
     except LookupError as error:
-        raise DataError(f"There is no encoding {encoding!r}. Usual: utf-8, utf-16, cp1252, shift_jis.") from error
+        raise DataError(
+            f"Unknown encoding {encoding!r}. Expected, for example: utf-8, utf-16, cp1252, shift_jis."
+        ) from error
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         at = error.start - (data.rfind(b"\n", 0, error.start) + 1)
         raise DataError(
             f"{path}:{line} is not {encoding.removesuffix('-sig')}: byte {at} of the line is "
-            f"0x{data[error.start]:02x}. Save the file as UTF-8, or say what it is in: encoding='cp1252', for example."
+            f"0x{data[error.start]:02x}. Save the file as UTF-8, or pass its encoding, such as encoding='cp1252'."
         ) from error
 
 
@@ -132,7 +134,7 @@ def _width(text: str, delimiter: str) -> int:
 
 
 def looks_like_data(header: Sequence[str]) -> bool:
-    """Return whether what stands where the names of columns are expected looks like a row of values."""
+    """Return whether the header row looks like a row of values."""
     return any(_is_value(field) for field in header)
 
 

@@ -216,7 +216,7 @@ def read_rows(
             used.append(at)
     found = tuple(lookup.find(paths[at].strip()) for at in used)
     if lookup.note:
-        say(f"tfft: files of {rows.name} were found although it names them differently: {lookup.note}.")
+        say(f"tfft: files of {rows.name} were found under slightly different names: {lookup.note}.")
     return FileRows(
         rows.name,
         str(place),

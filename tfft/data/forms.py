@@ -1,6 +1,6 @@
-"""The forms that people hold examples in, and what they become: every function that takes examples asks here.
+"""Conversion of examples in any form, for all functions that take examples.
 
-Pictures become uint8 [N, H, W, C] (:func:`pixel_array`), labels the column of a table (:func:`label_column`) or what a
+Images become uint8 [N, H, W, C] (:func:`pixel_array`), labels the column of a table (:func:`label_column`) or what a
 head learns from (:func:`labels_for`). Datasets go through :mod:`tfft.data.dataset_forms`.
 """
 
@@ -35,20 +35,20 @@ def as_array(values: Any, what: str) -> np.ndarray:
         return np.asarray(values)
     except ValueError as error:
         raise DataError(
-            f"Expected {what} of one size. Received: a {type(values).__name__} of several sizes. Bring them to one "
+            f"Expected {what} of one size. Received: a {type(values).__name__} of several sizes. Resize them to one "
             "size, or give a folder or a table of files, whose images may differ."
         ) from error
 
 
-# --------------------------------------------------------------------------------------- pictures
+# --------------------------------------------------------------------------------------- images
 
 
 def pixel_array(images: Any) -> np.ndarray:
-    """Return pictures in memory as uint8 [N, H, W, C], C 1 or 3; uint8 pictures are not copied.
+    """Return images in memory as uint8 [N, H, W, C], C 1 or 3; uint8 images are not copied.
 
     Args:
         images: [N, H, W] or [N, H, W, C]: uint8, or numbers in 0 to 255 of any type, which are rounded; True and False
-            are white and black. White is laid under transparent pictures (C 4, or 2 for grey), as under files.
+            are white and black. White is laid under transparent images (C 4, or 2 for grey), as under files.
 
     Raises:
         DataError: For everything else, pixels in 0 to 1 too: a model is asked with the same pixels later.
@@ -64,13 +64,13 @@ def pixel_array(images: Any) -> np.ndarray:
 
 
 def picture_problems(images: np.ndarray) -> list[str]:
-    """Return why :func:`pixel_array` would refuse pictures, sentences without a full stop."""
+    """Return why :func:`pixel_array` would refuse images, sentences without a full stop."""
     shape = (*images.shape, 1) if images.ndim == 3 else images.shape
     return shape_problems(shape) or ([] if images.dtype == bool else pixel_problems(images))
 
 
 def shape_problems(shape: Sequence[int | None]) -> list[str]:
-    """Return what is wrong with the shape of pictures, sentences without a full stop."""
+    """Return what is wrong with the shape of images, sentences without a full stop."""
     if len(shape) == 4 and shape[-1] in (1, 2, 3, 4) and 0 not in shape:
         return []
     hint = "; channels come last: np.moveaxis(images, 1, -1)" if len(shape) == 4 and shape[1] in (1, 3, 4) else ""
@@ -78,14 +78,14 @@ def shape_problems(shape: Sequence[int | None]) -> list[str]:
 
 
 def _on_white(pixels: tf.Tensor) -> tf.Tensor:
-    """Lay white under transparent pictures."""
+    """Lay white under transparent images."""
     floats = tf.cast(pixels, tf.float32)
     share = floats[..., -1:] / 255.0
     return tf.cast(tf.round(floats[..., :-1] * share + 255.0 * (1.0 - share)), tf.uint8)
 
 
 def pixel_batch(images: tf.Tensor, channels: int | None = None) -> tf.Tensor:
-    """Does what :func:`pixel_array` does within a dataset, where the values were looked at before.
+    """Convert pixels like :func:`pixel_array` within a dataset, whose values were checked before.
 
     Args:
         images: A batch, channels known.
@@ -108,7 +108,7 @@ def label_column(labels: Any, task: str = registry.AUTO) -> tuple[list[Any], tup
     """Return labels as a table would hold them, for :func:`tfft.data.label_parsing.parse_labels`.
 
     Args:
-        labels: Whole numbers or names [N] or [N, 1]; one-hot or several labels of 0 and 1 [N, K]; numbers [N] or
+        labels: Integers or names [N] or [N, 1]; one-hot or several labels of 0 and 1 [N, K]; numbers [N] or
             [N, K]; lists of names; a column or several of a DataFrame, whose names the classes then have.
         task: That was asked for; ``"auto"`` looks at the labels.
 
@@ -180,7 +180,7 @@ def labels_for(head: Any, labels: Any) -> np.ndarray:
     if rows.ndim == 2 and task.exclusive_classes and rows.dtype.kind in "iubf":
         if not (np.isin(rows, (0, 1)).all() and (rows.sum(axis=1) == 1).all()):
             raise DataError(
-                "Expected labels of one class each, whole numbers [N] or one-hot [N, K]. Received: "
+                "Expected labels of one class each, integers [N] or one-hot [N, K]. Received: "
                 f"labels {rows.shape}, not a single 1 in each row. Shares of classes: give labels.argmax(-1)."
             )
         return rows.argmax(axis=1).astype(np.int32)

@@ -19,8 +19,8 @@ from tfft.errors import DataError, raise_problems
 from tfft.io.name_files import composed
 
 _SHOWN = 10
-_MANY = 10  # whole numbers that are labels: fewer are often classes, such as stars or digits
-_AMOUNTS = "whole numbers that are amounts, such as ages or prices, need task='regression'"
+_MANY = 10  # integers that are labels: fewer are often classes, such as stars or digits
+_AMOUNTS = "integers that are amounts, such as ages or prices, need task='regression'"
 _COMMAS = re.compile(r"[-+]?\d+(,\d+)?")
 _DECIMAL = re.compile(r"[-+]?\d+(\.\d{3})*(,\d+)?")
 
@@ -83,7 +83,7 @@ def parse_labels(
     if decimal == "," or (decimal is None and task in (registry.AUTO, "regression") and _has_decimal_commas(values)):
         values = [[_with_point(value) for value in column] for column in values]
         if decimal is None:
-            say("tfft: labels such as '1,5' are read as numbers with a decimal comma (decimal='.' says otherwise).")
+            say("tfft: labels such as '1,5' are parsed as numbers with a decimal comma (decimal='.' overrides it).")
     chosen = registry.asked_task(task) or registry.infer_task([value for part in values for value in part])
     names = chosen.class_names(values[0]) if class_names is None else tuple(map(composed, class_names))
     problems = [] if class_names is not None else chosen.learning_problems(values[0], names, split=len(values) == 1)
@@ -95,13 +95,13 @@ def parse_labels(
         problems = [*problems[: _SHOWN - 1], _AMOUNTS]
     raise_problems(DataError, "The labels cannot be used", list(dict.fromkeys(problems))[:_SHOWN])
     if amounts and class_names is None:
-        say(f"tfft: the labels are read as {len(names)} classes; {_AMOUNTS}.")
+        say(f"tfft: the labels are treated as {len(names)} classes; {_AMOUNTS}.")
     parts = tuple(chosen.encode(part, names) for part in values)
     return ParsedLabels(chosen.name, names if class_names is None else tuple(class_names), parts)
 
 
 def _may_be_amounts(class_names: Sequence[str]) -> bool:
-    """Whether classes are many whole numbers, such as ages, and not the numbers of classes from 0 on."""
+    """Whether classes are many integers, such as ages, and not the numbers of classes from 0 on."""
     try:
         found = sorted(int(name) for name in class_names)
     except ValueError:

@@ -108,7 +108,7 @@ def load(
             ``"auto"`` infers it.
         separator: Separator between several labels of one example.
         root: Folder of the files in a table.
-        images: Folder of the pictures of an annotation file, for object detection. Defaults to the one beside it.
+        images: Folder of the images of an annotation file, for object detection. Defaults to the one beside it.
         encoding: Encoding of tables and text files. Defaults to that of a byte-order mark, UTF-8 or a guess.
         delimiter: Delimiter between the fields of a table. Inferred by default.
         decimal: ``","`` for numeric labels such as 1,5. Inferred by default.
@@ -243,7 +243,7 @@ def explicit(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def reader_of(source: Any, settings: Mapping[str, Any]) -> registry.Modality:
-    """Return the modality that is surest to recognize a source; the first one of equals.
+    """Return the modality that recognizes a source with the most confidence; the first of equals.
 
     Args:
         source: Source for :func:`load`, except TensorFlow Datasets.

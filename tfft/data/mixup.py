@@ -205,7 +205,7 @@ def _shares(labels: tf.Tensor, classes: int) -> tf.Tensor:
 def _check_arguments(classes: Any, mixup_alpha: Any, cutmix_alpha: Any, epoch: Any) -> None:
     problems = []
     if not is_count(classes):
-        problems.append(f"classes must be a whole number of at least 1, received {classes!r}")
+        problems.append(f"classes must be an integer of at least 1, received {classes!r}")
     for name, value in (("mixup_alpha", mixup_alpha), ("cutmix_alpha", cutmix_alpha)):
         number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
         if not (number and 0 <= value < float("inf")):

@@ -51,10 +51,7 @@ class PathLookup:
         name = os.path.basename(path)
         drive = re.search(r"[A-Za-z]:[\\/].*|\\\\.*", path)
         if drive:
-            return (
-                f"is a path of another machine (Windows): write paths below one folder, and give that with root="
-                f" (received {drive[0]!r})"
-            )
+            return f"is a Windows path: write paths below one folder, and give that with root= (received {drive[0]!r})"
         same = [entry for entry in self._entries(Path(path).parent) if entry.rpartition(".")[0] == name]
         if same:
             return f"does not exist, but {' and '.join(map(repr, same[:3]))} do: write the extension into the table"
@@ -86,7 +83,7 @@ class PathLookup:
         entries, wanted = self._entries(folder), composed(part)
         ways = (
             ("in another Unicode form", lambda entry: composed(entry) == wanted),
-            ("with other capital letters", lambda entry: composed(entry).casefold() == wanted.casefold()),
+            ("with different capitalization", lambda entry: composed(entry).casefold() == wanted.casefold()),
             ("without their extension", lambda entry: last and self._is_stem(entry, wanted)),
         )
         for how, means in ways:

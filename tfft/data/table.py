@@ -59,7 +59,7 @@ class Table:
             if looks_like_data(self.columns):
                 raise DataError(
                     f"{self.name} seems to have no header: its first row is {join_names(map(repr, self.columns))}, and "
-                    f"{role}={which!r} is no number. Give numbers for all columns, counted from 0 "
+                    f"{role}={which!r} is not a number. Give numbers for all columns, counted from 0 "
                     f"({role}=0), or write the names of the columns into the first line."
                 )
             raise DataError(
@@ -90,7 +90,7 @@ def read_table(source: Any, *, header: bool = True, encoding: str | None = None,
     suffix = path.suffix.lower()
     content = _content(path)
     if suffix not in SUFFIXES:
-        raise DataError(f"{path} is no table that is known, expected {join_names(SUFFIXES)}.{archive_hint(path)}")
+        raise DataError(f"{path} is not a known table format. Expected {join_names(SUFFIXES)}.{archive_hint(path)}")
     text, guessed = decode_table(content, path, encoding)
     if not text.strip():
         raise DataError(f"{path} is empty. Expected a table with texts and labels.")
@@ -121,7 +121,7 @@ def _separated(path: Path, text: str, delimiter: str, header: bool) -> Table:
     width = len(header_row) if header_row else max((len(fields) for fields in read), default=0)
     for fields, place in zip(read, places, strict=True):
         if len(fields) != width:
-            hint = f" Is a {delimiter!r} or a quote in a text not quoted?" if delimiter != "\t" else ""
+            hint = f" Does a field contain an unquoted {delimiter!r} or quote?" if delimiter != "\t" else ""
             faults.append(f"{place} has {len(fields)} fields. Expected {width}.{hint}")
     _raise(path, faults)
     return Table(header_row, tuple(read), tuple(places), str(path))
@@ -150,10 +150,10 @@ def _content(path: Path) -> bytes:
 
 def _tell(path: Path, encoding: str | None, delimiter: str | None) -> None:
     """Says on standard error what was guessed about a table."""
-    taken = [] if encoding is None else [f"the encoding {encoding} (encoding= says otherwise)"]
+    taken = [] if encoding is None else [f"the encoding {encoding} (encoding= overrides it)"]
     if delimiter is not None:
         name = DELIMITER_NAMES.get(delimiter, repr(delimiter))
-        taken.append(f"{name} between its fields (delimiter= says otherwise)")
+        taken.append(f"{name} between its fields (delimiter= overrides it)")
     if taken:
         say(f"tfft: {path} is read with {join_names(taken)}.")
 

@@ -1,4 +1,4 @@
-"""Accuracy of a classifier that answers only where it is certain: :func:`coverage_curve`."""
+"""Accuracy of a classifier that abstains where it is uncertain: :func:`coverage_curve`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Logits and labels of all examples, for what is fitted to them after training: :func:`logits_and_labels`."""
+"""Logits and labels of all examples, for calibration and thresholds: :func:`logits_and_labels`."""
 
 from __future__ import annotations
 

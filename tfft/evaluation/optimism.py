@@ -1,4 +1,4 @@
-"""Optimism of a score on the examples that chose the epoch: :func:`selection_optimism`."""
+"""Optimism of a score on the examples that selected the epoch: :func:`selection_optimism`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def selection_optimism(scores: np.ndarray, *, draws: int = 500, seed: int = 0) -> float:
-    """Estimate by how much the choice of an epoch makes its score too high.
+    """Estimate how much selecting an epoch inflates its score.
 
     An out-of-bag bootstrap (Efron & Tibshirani, "Improvements on cross-validation: the .632+ bootstrap method", 1997;
     for the choice among settings, Tsamardinos et al., "Bootstrapping the out-of-sample predictions for efficient and

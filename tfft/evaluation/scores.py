@@ -125,7 +125,7 @@ class Scores:
         accuracy: Share of correct predictions; for multi-label, of single labels; for token classification, of words;
             for semantic segmentation, of pixels; None for regression and detection.
         interval: 95 % interval of :attr:`metric` (Wilson's for classes, normal otherwise; for f1 see
-            :func:`f1_interval`, for the mean IoU and the map a bootstrap over pictures).
+            :func:`f1_interval`, for the mean IoU and the map a bootstrap over images).
         metric: Metric of the interval: ``"accuracy"``, ``"mean_absolute_error"``, ``"f1"`` of the entities in
             sentences, ``"mean_iou"`` of pixels, or ``"map"`` of detected objects.
         majority_baseline: Accuracy, or mean IoU, of always predicting the most frequent class, or the map of the same

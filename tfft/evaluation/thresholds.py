@@ -1,4 +1,4 @@
-"""Thresholds of labels: :func:`choose_thresholds` chooses the probability from which on a label is given.
+"""Decision thresholds of labels: :func:`choose_thresholds`.
 
 Implementation notes: thresholds are part of the head, so files, exports and ``evaluate`` use them. The probabilities
 stay as they are.
@@ -65,7 +65,9 @@ class Thresholds:
 
     def __str__(self) -> str:
         width = max(len(row.name) for row in self.labels)
-        lines = [f"thresholds for {self.goal} from {self.examples} examples; scores on examples that chose nothing"]
+        lines = [
+            f"thresholds for {self.goal} from {self.examples} examples; scores on examples not used to choose them"
+        ]
         for row in self.labels:
             scores = ", ".join(
                 f"{name} {old:.3f} -> {new:.3f}"
@@ -77,12 +79,12 @@ class Thresholds:
 
 
 def choose_thresholds(model: keras.Model, dataset: Any, goal: str = "f1", *, seed: int = 0) -> Thresholds:
-    """Choose the probability from which on each label is given, for a goal.
+    """Choose the decision threshold of each label for a goal.
 
     Use it after training, and after :func:`tfft.calibrate`, where one kind of mistake costs more than the other or
     labels are rare. The scores of the result are cross-fitted: those of each fifth of the examples come from thresholds
     chosen on the others. A threshold stays 1/2 for a label with fewer than 10 positive or negative examples, and for
-    ``"f1"`` where no other one is better on examples that did not choose it.
+    ``"f1"`` where no other threshold is better on examples that did not choose it.
 
     Args:
         model: Model for multilabel, binary, or two classes, whose second class then has the threshold. Its head is
@@ -109,7 +111,7 @@ def choose_thresholds(model: keras.Model, dataset: Any, goal: str = "f1", *, see
     count = head.threshold_count
     if len(layers) != 1 or not count:
         raise PlanError(
-            f"Expected a model with labels that are given or not: multilabel, binary, or two classes. Received: "
+            f"Expected a model whose labels have thresholds: multilabel, binary, or two classes. Received: "
             f"{head.task} with {head.units} outputs, of which the most probable one is the answer."
         )
     logits, labels = logits_and_labels(model, dataset, least=_LEAST, purpose="choose thresholds")
@@ -137,7 +139,7 @@ def _of_label(
         predicted[~known] = logits[~known] > _best(logits[known], given[known], choose)[0]
     after = _scores(given, predicted)
     if goal == "f1" and after[2] <= before[2]:
-        return LabelThreshold(name, int(given.sum()), 0.5, before, before, "no other one is better")
+        return LabelThreshold(name, int(given.sum()), 0.5, before, before, "no other threshold is better")
     cutoff, reached = _best(logits, given, choose)
     note = "" if reached else f"no threshold reaches {goal}"
     return LabelThreshold(name, int(given.sum()), float(1 / (1 + np.exp(-cutoff))), before, after, note)

@@ -1,4 +1,4 @@
-"""Why a model gives an answer: :func:`explain`."""
+"""Explanations of predictions: :func:`explain`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What in an example speaks for a class: :func:`explain`."""
+"""Evidence in an example for a class: :func:`explain`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ GRAD_CAM, OCCLUSION = "Grad-CAM", "occlusion"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Explanation:
-    """What in one example speaks for a class and what against it.
+    """Evidence in one example for and against a class.
 
     Attributes:
         name: Path of the file; for texts the text, for pairs both.
@@ -52,7 +52,7 @@ class Explanation:
     probability: float | None = None
 
     def ranked(self, count: int = 3) -> list[tuple[str, float]]:
-        """Return the parts that speak most for the class, then those that speak most against it.
+        """Return the parts that support the class most, then those that contradict it most.
 
         Args:
             count: Largest number of each.
@@ -101,7 +101,7 @@ def explain(
     items: Sequence[Any],
     class_name: str | int | None = None,
 ) -> list[Explanation]:
-    """Explain predictions: which words, places or moments speak for a class.
+    """Explain predictions: which words, regions or moments support a class.
 
     Each part of an example is left out in turn, and the fall of the class's log-odds is its relevance: words are
     removed from a text (erasure, Li et al. 2016), spans of a recording are silenced, and cells of an image get its mean
@@ -151,7 +151,8 @@ def _column(served: Served, class_name: str | int) -> int:
     names = served.class_names
     if isinstance(class_name, str):
         if class_name not in names:
-            known = f"It knows: {join_names(names)}." if names else "It knows no names: give the number of an output."
+            known = f"Its classes: {join_names(names)}." if names else "It has no class names: give the number of "
+            "an output."
             raise PlanError(f"{served.place} has no class {class_name!r}.{did_you_mean(class_name, names)} {known}")
         return names.index(class_name)
     return class_name
@@ -215,7 +216,7 @@ def is_explained(name: str) -> bool:
 
 
 def _on_picture(fall: np.ndarray, picture: np.ndarray) -> np.ndarray:
-    """Return what speaks for a class in the cells of a grid as a map on the picture, float32 [H, W] from 0 to 1."""
+    """Return what speaks for a class in the cells of a grid as a map on the image, float32 [H, W] from 0 to 1."""
     cells = np.maximum(fall, 0)
     cells = cells / max(cells.max(), np.finfo(np.float64).tiny)
     resized: np.ndarray = tf.image.resize(cells[..., None].astype(np.float32), picture.shape[:2]).numpy()

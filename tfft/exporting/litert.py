@@ -130,7 +130,7 @@ def _check_quantize(quantize: str | None, representative: Examples | None) -> No
         )
     if quantize == "int8" and representative is None:
         raise ExportError(
-            "Expected representative= examples for quantize='int8': they show the range of each activation. "
+            "Expected representative= examples for quantize='int8': they calibrate the range of each activation. "
             "Received: none. Pass about 100 typical examples, or use quantize='dynamic', which needs none."
         )
 

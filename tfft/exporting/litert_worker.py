@@ -1,4 +1,4 @@
-"""Runs a LiteRT file in a process of its own, with LiteRT and NumPy and nothing else.
+"""Runs a LiteRT file in a separate process, with LiteRT and NumPy only.
 
 This file is a script, started by :mod:`tfft.exporting.litert`: ``litert_worker.py MODEL INPUTS RESULTS``. ``INPUTS`` is
 an npz file of arrays by input name, with one row per example; ``RESULTS`` receives the outputs in the same form, and

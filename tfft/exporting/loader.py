@@ -153,7 +153,7 @@ class Served:
             raise ExportError(
                 f"{self.place} takes no known modality "
                 f"({join_names(registry.modality_names())}). "
-                f"It has the signatures {join_names(self.signatures)}. Its inputs have to be passed to them as arrays."
+                f"It has the signatures {join_names(self.signatures)}. Pass its inputs as arrays."
             )
         return found
 
@@ -174,7 +174,7 @@ class Served:
         if BYTES_SIGNATURE not in self.signatures:
             raise ExportError(
                 f"{self.place} has no signature {BYTES_SIGNATURE!r}, so it cannot read files. "
-                f"It has: {join_names(self.signatures)}. Its inputs have to be passed as arrays."
+                f"It has: {join_names(self.signatures)}. Pass its inputs as arrays."
             )
         return _ask(self.signatures[BYTES_SIGNATURE], _contents(encoded))
 
@@ -240,8 +240,8 @@ class ExportedModel(Served):
     def serving_input(self) -> ServingInput | None:  # type: ignore[override]
         """Serving input of the first modality that recognizes the model; None if none does."""
         kinds = map(registry.modality, registry.modality_names())
-        told = (kind.served(self.signatures, self.path / "assets") for kind in kinds)
-        return next((found for found in told if found is not None), None)
+        by_kind = (kind.served(self.signatures, self.path / "assets") for kind in kinds)
+        return next((found for found in by_kind if found is not None), None)
 
 
 def open_export(path: str | os.PathLike[str]) -> ExportedModel:

@@ -1,4 +1,4 @@
-"""Export of a model as one ONNX file, for ONNX Runtime and what else reads ONNX: :func:`export_onnx`.
+"""Export of a model as one ONNX file, for ONNX Runtime and other runtimes: :func:`export_onnx`.
 
 Implementation notes: tf2onnx converts the function that a SavedModel would serve, with images of the model's size,
 since ONNX has no counterpart of the resizing that training used. tf2onnx goes on where it meets an operation that it

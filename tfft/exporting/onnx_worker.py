@@ -1,4 +1,4 @@
-"""Runs an ONNX file in a process of its own, with ONNX Runtime and NumPy and nothing else.
+"""Runs an ONNX file in a separate process, with ONNX Runtime and NumPy only.
 
 This file is a script, started by :mod:`tfft.exporting.portable`: ``onnx_worker.py MODEL INPUTS RESULTS``. ``INPUTS`` is
 an npz file of arrays by input name, with one row per example; ``RESULTS`` receives the outputs of all rows in one call

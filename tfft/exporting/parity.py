@@ -111,7 +111,7 @@ class FreshProcess:
             last = "\n".join(said.strip().splitlines()[-5:])
             raise ExportError(
                 "The exported model does not run in a fresh process with TensorFlow alone "
-                f"(exit code {self._process.returncode}). It said:\n{last}"
+                f"(exit code {self._process.returncode}). Its output:\n{last}"
             )
         return pickle.loads(results_path.read_bytes())
 
@@ -252,7 +252,7 @@ def decoded_files(serving: Serving, files: Sequence[bytes | str | os.PathLike]) 
     """
     encoded, contents = serving.encoded, _files(serving, files, len(files))
     if encoded is None or not contents:
-        raise ExportError("Expected arrays, since the model takes no files. Received: other values.")
+        raise ExportError("Expected arrays, since the model takes no files.")
     return np.stack([encoded.prepare(encoded.decode(tf.constant(one))).numpy() for one in contents])
 
 
@@ -332,7 +332,9 @@ def _compare(
             if wrong.any():
                 wrong &= ~_near_ties(trial.expected, served, tolerance)
             if wrong.any():
-                problems.append(f"{trial.what}: output {name!r} differs in {int(wrong.sum())} of {wrong.size} places")
+                problems.append(
+                    f"{trial.what}: output {name!r} differs at {int(wrong.sum())} of {wrong.size} positions"
+                )
     return problems, largest
 
 
@@ -342,7 +344,7 @@ def _near_ties(expected: Mapping[str, np.ndarray], served: np.ndarray, tolerance
     if probabilities is not None and (probabilities.ndim, served.ndim) == (4, 3):  # one class for each pixel
         sizes = expected.get("size", np.tile(served.shape[1:], (len(served), 1)))
         ties = np.zeros(served.shape, bool)
-        for at, (rows, columns) in enumerate(sizes.tolist()):  # one at a time: large pictures take much memory
+        for at, (rows, columns) in enumerate(sizes.tolist()):  # one at a time: large images take much memory
             ties[at, :rows, :columns] = _pixel_ties(probabilities[at : at + 1], (rows, columns), tolerance)[0]
         return ties
     if probabilities is None or probabilities.ndim != 2 or probabilities.shape[1] < 1:

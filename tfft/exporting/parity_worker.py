@@ -1,4 +1,4 @@
-"""Runs a SavedModel's signatures in a process of its own, with TensorFlow and nothing else.
+"""Runs a SavedModel's signatures in a separate process, with TensorFlow only.
 
 This file is a script, started by :mod:`tfft.exporting.parity` while the model is still being written. It imports
 nothing of tfft, and makes an import of tfft or Keras impossible before TensorFlow starts, so a SavedModel that runs

@@ -1,4 +1,4 @@
-"""What exports as one file share: inputs of a fixed size, examples, and the check in a fresh process.
+"""Shared code of single-file exports: inputs of a fixed size, examples, and the check in a fresh process.
 
 A :class:`Runtime` is a program other than TensorFlow that runs a file. :mod:`tfft.exporting.litert` and
 :mod:`tfft.exporting.onnx` convert a model to such a file; everything before and after the conversion is here.
@@ -59,7 +59,7 @@ class Runtime:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What a file computes in a fresh process, beside the Keras model.
+    """Results of a file in a fresh process, compared with the Keras model.
 
     Attributes:
         outputs: Shape and type of each output, by name.
@@ -121,7 +121,7 @@ def target_file(path: str | os.PathLike[str], runtime: Runtime) -> pathlib.Path:
         )
     if target.exists():
         raise ExportError(
-            f"{target} exists already, and an export never replaces a file. Remove it, or use another name."
+            f"{target} already exists, and an export never replaces a file. Remove it, or use another name."
         )
     return target
 

@@ -135,7 +135,7 @@ def write_checked(
         _write(model, serving, folder, card)
         difference = check(folder, serving, examples, tolerance, fresh)
         if target.exists():
-            raise ExportError(f"{target} appeared while the model was being exported; it was left alone.")
+            raise ExportError(f"{target} appeared while the model was being exported; it was not touched.")
         os.rename(folder, target)
     return ExportResult(target, difference, describe_functions(serving), serving.class_names, serving.notes)
 
@@ -160,11 +160,11 @@ def version_folder(path: str | os.PathLike[str]) -> pathlib.Path:
     following = max(versions, default=0) + 1
     if not _is_version(target.name):
         if (target / "saved_model.pb").exists():
-            raise ExportError(f"{target} is a SavedModel itself. Give another folder; versions are made inside of it.")
+            raise ExportError(f"{target} is itself a SavedModel. Give another folder, in which versions are created.")
         return target / str(following)
     if target.exists() or int(target.name) in versions:
         raise ExportError(
-            f"Version {target.name} exists already in {target.parent}, and an export never changes one. "
+            f"Version {target.name} already exists in {target.parent}, and an export never changes one. "
             f"Fix: export to {target.parent / str(following)}, or to {target.parent} for the next free version."
         )
     return target

@@ -163,8 +163,8 @@ def serving_input(
     """
     given = _inputs(model) if inputs is None else inputs
     kinds = map(registry.modality, registry.modality_names())
-    told = (kind.serving(model, given, **options) for kind in kinds)
-    return next((found for found in told if found is not None), None)
+    inputs_by_kind = (kind.serving(model, given, **options) for kind in kinds)
+    return next((found for found in inputs_by_kind if found is not None), None)
 
 
 def _bytes_function(answer: Callable, input_name: str, encoded: EncodedInput, sized: bool) -> Callable:
@@ -278,7 +278,7 @@ def _assumed_head(model: keras.Model, class_names: tuple[str, ...]) -> tuple[hea
         raise ExportError(
             "class_names needs a model with one output of shape [batch, classes]; "
             f"received {[tuple(tensor.shape) for tensor in outputs]}. "
-            "Leave class_names away to export the outputs as they are."
+            "Leave class_names out to export the outputs as they are."
         )
     units, activation = outputs[0].shape[1], _last_activation(model)
     if activation == "sigmoid":

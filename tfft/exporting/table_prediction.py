@@ -134,9 +134,9 @@ def check_target(out: str | os.PathLike[str]) -> Path:
     if target.suffix.lower() not in SUFFIXES:
         raise DataError(f"{target} has no table suffix. Expected {join_names(SUFFIXES)}.")
     if target.exists():
-        raise DataError(f"{target} exists already, and tfft overwrites no files. Use another name or remove it.")
+        raise DataError(f"{target} already exists, and tfft never overwrites files. Use another name or remove it.")
     if not target.parent.is_dir():
-        raise DataError(f"The folder {target.parent} of {target.name} does not exist. Make it first.")
+        raise DataError(f"The folder {target.parent} of {target.name} does not exist. Create it first.")
     return target
 
 

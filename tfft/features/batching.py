@@ -157,7 +157,7 @@ class _Window:
             if array.shape[:2] != (len(at), lengths.max(initial=0)):
                 raise DataError(
                     f"{tensor.name} of {self._net.name!r} has the shape {array.shape} for {len(at)} texts of up to "
-                    f"{lengths.max(initial=0)} pieces; its axis 1 is not that of the pieces, so it cannot be kept."
+                    f"{lengths.max(initial=0)} tokens; its axis 1 is not the token axis, so it cannot be cached."
                 )
             for row, start, length in zip(array, self._offsets[at].tolist(), lengths.tolist(), strict=True):
                 found[start : start + length] = row[:length]

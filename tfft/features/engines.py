@@ -29,7 +29,7 @@ ENGINES = ("auto", "litert", "tensorflow")
 AHEAD = 2  # batches in progress, so that no core waits for the last example of a batch
 
 # A 6-layer encoder of width 384 takes 1.1 to 1.4 times as long with LiteRT, for 16, 32 and 64 tokens.
-_OF_TEXTS = "TensorFlow computed the features: encoders of texts are no faster with LiteRT."
+_OF_TEXTS = "TensorFlow computed the features: text encoders are no faster with LiteRT."
 
 EngineName = Literal["auto", "litert", "tensorflow"]
 Arrays = Sequence[np.ndarray]
@@ -194,7 +194,7 @@ def choose(engine: str, texts: bool = False) -> tuple[str, str]:
             missing_package(litert.PACKAGE, "engine='litert'", f"pip install {litert.PACKAGE}")
         return "tensorflow", (
             f"TensorFlow computed the features: {litert.PACKAGE} is not installed (pip install {litert.PACKAGE}), "
-            "with which it is faster on a processor."
+            "which is faster on a CPU."
         )
     return "litert", ""
 
@@ -235,7 +235,7 @@ def open_engine(
         return plain, note
     return fast, (
         f"LiteRT computed the features ({fast.layout}); on the first batch they differ from TensorFlow's by "
-        f"{difference:.1g} of the largest, allowed is {TOLERANCE:g}."
+        f"{difference:.1g} of the largest (tolerance {TOLERANCE:g})."
     )
 
 
@@ -284,7 +284,7 @@ def _compare(plain: TensorFlowEngine, fast: LiteRTEngine, first: Arrays) -> floa
     if not difference <= TOLERANCE:
         fast.close()
         raise litert.Unfit(
-            f"on the first batch its features differ by {difference:.2g} of the largest, allowed is {TOLERANCE:g}"
+            f"on the first batch its features differ by {difference:.2g} of the largest (tolerance {TOLERANCE:g})"
         )
     return difference
 

@@ -169,7 +169,7 @@ def _extract(job: Job, cache: Any) -> Features:
     try:
         key = job.key()
     except NoKey as why:
-        job.note(f"The features cannot be kept in a cache: {why}.")
+        job.note(f"The features cannot be cached: {why}.")
         return job.hold()
     if cache == "memory":
         return _from_memory(job, key)
@@ -195,21 +195,21 @@ def _from_disk(job: Job, key: str, root: Path, automatic: bool) -> Features:
         job.say(f"Features of {job.name}: {len(arrays[0])} examples, read from {root}.")
         return job.features(arrays, dict(about), cached=True, folder=root / key)
     if found:
-        job.note(f"The features in {root / key} were not used but made again: {found}.")
+        job.note(f"The features in {root / key} were not used but computed again: {found}.")
     try:
         writer = EntryWriter(root, key, WHAT, REMEDY)
     except OSError as error:
         why = f"{root} cannot be written ({error.strerror or error})"
         if not automatic:
-            raise DataError(f"The features cannot be kept: {why}. Choose another folder with cache=.") from error
-        job.note(f"The features are not kept on disk: {why}.")
+            raise DataError(f"The features cannot be cached: {why}. Choose another folder with cache=.") from error
+        job.note(f"The features are not cached on disk: {why}.")
         return job.hold()
     try:
         return _write(job, writer, key, root)
     except CacheFullError as error:
         if not automatic:
             raise
-        job.note(f"The features are not kept on disk. {error}")
+        job.note(f"The features are not cached on disk. {error}")
         return job.hold()
 
 

@@ -72,7 +72,7 @@ def flatten(model: keras.Model) -> keras.Model:
     """
     if not is_functional(model):
         raise BackboneError(
-            f"{model.name!r} cannot be taken apart: Keras knows no graph of it (a subclass of keras.Model, or not "
+            f"{model.name!r} cannot be divided: it has no Keras graph (a subclass of keras.Model, or not "
             "built). Expected a functional or sequential model, such as tfft.build gives. Wrap it: "
             "keras.Model(inputs, model(inputs)), or build it."
         )

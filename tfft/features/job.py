@@ -120,7 +120,7 @@ class Job:
                     self._foretell((done - first[0]) / (now - first[1]), (total or 0) - done)
         seconds = time.perf_counter() - start
         opened, note = self.opener.opened
-        self.say(f"Features of {done} examples: {seconds:.1f} s, {done / seconds:,.0f} a second, {opened.name}.")
+        self.say(f"Features of {done} examples: {seconds:.1f} s, {done / seconds:,.0f} per second, {opened.name}.")
         notes = [note] if note else []
         return {
             "model": self.name, "engine": opened.name, "version": installed_version("tfft"), "seconds": seconds,
@@ -165,7 +165,7 @@ class Job:
         if count is not None:
             size = f"{about}{megabytes(round(count * each))} for {count:,} examples"
         words = " and ".join(f"{_words(shape)} {dtype.name}" for shape, dtype in items)
-        self.say(f"Features of {self.name}: {words} each, {size}, kept {where}.")
+        self.say(f"Features of {self.name}: {words} each, {size}, stored {where}.")
         if isinstance(target, EntryWriter):
             target.start(count or 0, items, length)
         return items
@@ -209,7 +209,7 @@ def views_of(augment: Augmentation | str | Sequence[str] | None, views: int, see
     if changes is None:
         return None
     if not is_count(views):
-        raise PlanError(f"views must be a whole number of at least 1, received {views!r}")
+        raise PlanError(f"views must be an integer of at least 1, received {views!r}")
     return Views(changes, int(views), seed)
 
 
@@ -241,7 +241,7 @@ def _check_items(items: Sequence[Item], arrays: Sequence[Rows], done: int) -> No
         if array.shape[1:] != shape:
             raise DataError(
                 f"All examples must have features of one shape. The first ones have {shape}, example {done} has "
-                f"{array.shape[1:]}. Bring the examples to one size: resize images, pad texts."
+                f"{array.shape[1:]}. Resize images or pad texts to one size."
             )
 
 
@@ -268,5 +268,5 @@ def check_arguments(cache: Any, dtype: str, engine: str, batch_size: Any) -> Non
     if engine not in ENGINES:
         problems.append(f"engine must be one of {', '.join(ENGINES)}, received {engine!r}")
     if not is_count(batch_size):
-        problems.append(f"batch_size must be a whole number of at least 1, received {batch_size!r}")
+        problems.append(f"batch_size must be an integer of at least 1, received {batch_size!r}")
     raise_problems(PlanError, "Features cannot be extracted", problems)

@@ -51,7 +51,7 @@ def check_shard(shard: Any) -> tuple[int, int]:
     """Return the number of a shard, from 1, and the number of shards.
 
     Raises:
-        PlanError: If it is no pair of whole numbers, or the first is larger than the second.
+        PlanError: If it is no pair of integers, or the first is larger than the second.
     """
     valid = isinstance(shard, tuple) and len(shard) == 2 and all(type(part) is int for part in shard)
     if not valid or not 1 <= shard[0] <= shard[1]:
@@ -152,7 +152,7 @@ def extract_shards(
     number, count = check_shard(shard)
     check_arguments(cache, dtype, engine, batch_size)
     if cache in (None, False, "memory"):
-        raise PlanError(f"Expected cache= as a folder, where shards are kept. Received: {cache!r}.")
+        raise PlanError(f"Expected cache= to be a folder, where shards are stored. Received: {cache!r}.")
     with open_jobs(as_model(prefix), datasets, cache, dtype, engine, batch_size, verbose, views) as jobs:
         return [_extract_shard(job, cache_folder(cache), number, count) for job in jobs]
 
@@ -161,7 +161,7 @@ def _extract_shard(job: Job, root: Path, number: int, count: int) -> Shard:
     try:
         key = job.key()
     except NoKey as why:
-        raise PlanError(f"The features cannot be kept, so they cannot be computed in shards: {why}.") from why
+        raise PlanError(f"The features cannot be cached, so they cannot be computed in shards: {why}.") from why
     examples, batch_size = job.source.count or 0, job.source.batch_size
     rows = shard_rows(examples, batch_size, number, count)
     if read_manifest(root / key) is not None:

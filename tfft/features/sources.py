@@ -121,7 +121,7 @@ def _varied_arrays(dataset: Any, staged: Staged, batch_size: int, views: Views) 
             if source is not None:
                 return source
     raise DataError(
-        "Only pictures and recordings can be varied: pass tfft.data.Examples or a pair of arrays, (images, labels) "
+        "Only images and recordings can be augmented: pass tfft.data.Examples or a pair of arrays, (images, labels) "
         f"or (waves, labels), and a model of tfft.build. Received {type(dataset).__name__}."
     )
 
@@ -295,7 +295,7 @@ class DatasetSource(Source):
 
 
 def _with_labels(dataset: tf.data.Dataset, staged: Staged) -> tf.data.Dataset:
-    """Return a dataset of examples with labels in batches, pictures as the model takes them."""
+    """Return a dataset of examples with labels in batches, images as the model takes them."""
     if isinstance(dataset.element_spec, Mapping) and not {"label", "labels", "y"} & set(dataset.element_spec):
         return dataset  # inputs by name
     rank = len(staged.inputs[0].shape) if len(staged.inputs) == 1 else None

@@ -68,7 +68,7 @@ def split_frozen(
     if not any(s.variables for s in early):
         first = next((s.name for s in steps if s.variables), "none")
         raise BackboneError(
-            f"{model.name!r} has no frozen part to run ahead: its first layer with variables, {first!r}, trains. "
+            f"{model.name!r} has no frozen part to precompute: its first layer with variables, {first!r}, trains. "
             "Freeze the first blocks: tfft.unfreeze(model, n) trains the last n only."
         )
     leave_growth_to_suffix(flat, steps, inside)
@@ -126,7 +126,7 @@ def split_steady(model: keras.Model) -> tuple[keras.Model, keras.Model, str]:
     except BackboneError:
         prefix, suffix = split_frozen(model, ignore_dropout=True)
     names = [s.name for s in steps_of(prefix) if is_random(s)]
-    return prefix, suffix, f"frozen layers run as in inference, without its dropout ({join_names(names, limit=3)})"
+    return prefix, suffix, f"frozen layers run in inference mode, without dropout ({join_names(names, limit=3)})"
 
 
 def _trainable(model: keras.Model, steps: Sequence[Step]) -> list[Step]:

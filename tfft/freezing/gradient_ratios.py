@@ -63,7 +63,7 @@ class RelativeGradients:
     def best(self, k: int = 1) -> list[str]:
         """Return the names of the k blocks with the largest relative gradients, for ``unfreeze``."""
         if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= len(self.rows):
-            raise BlockError(f"k must be a whole number from 1 to {len(self.rows)}, the number of blocks; got {k!r}.")
+            raise BlockError(f"k must be an integer from 1 to {len(self.rows)}, the number of blocks. Received: {k!r}.")
         return [row.block for row in self.rows[:k]]
 
     def to_dict(self) -> dict[str, Any]:
@@ -129,7 +129,7 @@ def relative_gradients(
     model = getattr(model, "model", model)
     problems = []
     if isinstance(batches, bool) or not isinstance(batches, int) or batches < 1:
-        problems.append(f"batches must be a whole number of at least 1, got {batches!r}.")
+        problems.append(f"batches must be an integer of at least 1, received {batches!r}.")
     if loss is None and not model.compiled:
         problems.append(
             "the model is not compiled and no loss was given; give loss=tfft.heads.from_model(model).loss()."
@@ -156,7 +156,7 @@ def relative_gradients(
         rows.append(BlockGradient(block.name, count_values(variables), weights, gradient, relative))
     if not all(math.isfinite(row.gradient_norm) for row in rows):
         raise DataError(
-            "The gradients are not finite: look for inputs or labels that are NaN, infinite or out of range."
+            "The gradients are not finite: check for inputs or labels that are NaN, infinite or out of range."
         )
     return RelativeGradients(tuple(sorted(rows, key=lambda row: -row.relative)), seen, examples, value / seen)
 

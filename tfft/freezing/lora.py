@@ -96,7 +96,7 @@ def add_lora(
             f"The low-rank updates in {join_names(dict.fromkeys(inside))} are inside of a layer that a .keras "
             "file does "
             "not describe: it holds them added to the kernels, and after loading the layers have none. A file of a "
-            "model that was compiled has to be loaded with compile=False: its optimizer knows the updates.",
+            "model that was compiled has to be loaded with compile=False: its optimizer refers to the updates.",
             UserWarning,
             stacklevel=2,
         )
@@ -148,12 +148,12 @@ def merge_lora(model: keras.Model) -> keras.Model:
 def _number_problems(rank: int, alpha: float | None, seed: int) -> list[str]:
     problems = []
     if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-        problems.append(f"rank must be a whole number of at least 1, got {rank!r}.")
+        problems.append(f"rank must be an integer of at least 1, received {rank!r}.")
     number = isinstance(alpha, (int, float)) and not isinstance(alpha, bool)
     if alpha is not None and not (number and math.isfinite(alpha) and alpha > 0):
-        problems.append(f"alpha must be a number over 0, or None for the rank, got {alpha!r}.")
+        problems.append(f"alpha must be a number above 0, or None for the rank, received {alpha!r}.")
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        problems.append(f"seed must be a whole number of at least 0, got {seed!r}.")
+        problems.append(f"seed must be an integer of at least 0, received {seed!r}.")
     return problems
 
 
@@ -164,10 +164,10 @@ def _targets(
     try:
         pattern = re.compile(variables or "")
     except re.error as error:
-        problems.append(f"variables={variables!r} is no regular expression ({error}).")
+        problems.append(f"variables={variables!r} is not a valid regular expression ({error}).")
         pattern = re.compile("")
     if isinstance(blocks, str) and blocks in _KINDS:
-        problems.append(f"blocks={blocks!r} means no whole blocks; give a count, a share, names or 'all'.")
+        problems.append(f"blocks={blocks!r} does not select whole blocks; give a count, a share, names or 'all'.")
         return [], {}
     try:
         chosen = select(model, blocks)
@@ -184,7 +184,7 @@ def _targets(
     empty = [block for block in chosen if not found[block.name]]
     named = isinstance(blocks, (str, Sequence)) and blocks != "all"
     if not updated and (not chosen or (empty and (named or len(empty) == len(chosen)))):
-        problems += [_without_kernel(block, variables) for block in empty] or [f"{blocks!r} means no block."]
+        problems += [_without_kernel(block, variables) for block in empty] or [f"{blocks!r} selects no block."]
     return [block for block in chosen if found[block.name]], found
 
 

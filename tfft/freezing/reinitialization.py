@@ -80,7 +80,7 @@ def reinitialize(
         >>> tfft.freezing.reinitialize(model, 2, dataset=train)
     """
     if isinstance(blocks, bool) or not isinstance(blocks, int):
-        raise BlockError(f"blocks must be an int, the number of last blocks, got {blocks!r}.")
+        raise BlockError(f"blocks must be an int, the number of last blocks, received {blocks!r}.")
     network = model.model if isinstance(model, Backbone) else model
     chosen = select(network, blocks)
     layers = [layer for block in chosen for layer in block.layers if layer.weights]
@@ -95,7 +95,7 @@ def reinitialize(
             changes += _native(layer, draw)
     raise_problems(
         PlanError,
-        "It is not known how these variables start; give initializers={'name': keras.initializers...}",
+        "The initializers of these variables are unknown; pass initializers={'name': keras.initializers...}",
         problems,
     )
     for variable, value in changes:
@@ -147,10 +147,10 @@ def _native(layer: keras.layers.Layer, draw: Iterator[int]) -> list[_Change]:
         pairs = list(zip(layer.weights, fresh.weights, strict=True))
         wrong = [v.path for v, new in pairs if tuple(v.shape) != tuple(new.shape)]
         if wrong:
-            raise ValueError(f"it would have other shapes: {join_names(wrong)}")
+            raise ValueError(f"it would have different shapes: {join_names(wrong)}")
     except Exception as error:  # whatever a layer of the user raises
         raise BlockError(
-            f"The layer {layer.name!r} ({type(layer).__name__}) cannot be made again to see how it starts: {error} "
+            f"The layer {layer.name!r} ({type(layer).__name__}) cannot be rebuilt to find its initial values: {error} "
             "It needs a get_config and, if it makes variables in its own way, a get_build_config."
         ) from error
     return [(v, keras.ops.convert_to_numpy(new)) for v, new in pairs if is_floating(v)]

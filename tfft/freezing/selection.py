@@ -60,7 +60,7 @@ def select(model: keras.Model | Backbone, blocks: Blocks) -> list[Block]:
     """
     every = _blocks(model)
     if isinstance(blocks, bool) or blocks is None:
-        raise BlockError(f"blocks must be an int, a float, a slice, a name or a list of names, got {blocks!r}.")
+        raise BlockError(f"blocks must be an int, a float, a slice, a name or a list of names, received {blocks!r}.")
     if isinstance(blocks, int):
         return _last(every, blocks)
     if isinstance(blocks, float):
@@ -77,7 +77,7 @@ def select(model: keras.Model | Backbone, blocks: Blocks) -> list[Block]:
     if isinstance(blocks, Sequence):
         return _listed(every, blocks)
     raise BlockError(
-        f"blocks must be an int, a float, a slice, a name or a list of names, got {type(blocks).__name__}."
+        f"blocks must be an int, a float, a slice, a name or a list of names, received {type(blocks).__name__}."
     )
 
 
@@ -122,7 +122,7 @@ def unfreeze(
     """
     network = model.model if isinstance(model, Backbone) else model
     if batch_norm not in ("fixed", "train", None):
-        raise BlockError(f"batch_norm must be 'fixed' or 'train', got {batch_norm!r}.")
+        raise BlockError(f"batch_norm must be 'fixed' or 'train', received {batch_norm!r}.")
     kind = _kind(blocks, only)
     wanted = select(model, blocks)
     lost = set_flags(model, wanted, kind, batch_norm)
@@ -161,9 +161,8 @@ def set_flags(
     both = [block.name for block in wanted if block.name in updated]
     if kind in KINDS and both:
         raise BlockError(
-            f"{join_names(both)} have low-rank updates, and of such blocks nothing else trains; only={kind!r} "
-            "was asked "
-            "for. Call tfft.freezing.merge_lora(model) first."
+            f"{join_names(both)} have low-rank updates, and nothing else trains in such blocks. "
+            f"Received: only={kind!r}. Call tfft.freezing.merge_lora(model) first."
         )
     _check_modes(every, chosen, batch_norm)
     set_trainable(model.model if isinstance(model, Backbone) else model, True)  # opens the containers around the blocks
@@ -206,7 +205,7 @@ def _blocks(model: keras.Model | Backbone) -> list[Block]:
         return model.blocks
     network = model
     if not isinstance(network, keras.Model):
-        raise BlockError(f"Blocks are those of a keras.Model or a tfft backbone, got {type(model).__name__}.")
+        raise BlockError(f"Expected a keras.Model or a tfft backbone, received {type(model).__name__}.")
     if not network.built:
         raise BlockError(f"The model {network.name!r} has no variables yet: call it once, or model.build(input_shape).")
     return blocks_of(network)
@@ -215,7 +214,7 @@ def _blocks(model: keras.Model | Backbone) -> list[Block]:
 def _kind(blocks: Blocks, only: str | None) -> str:
     named = blocks if isinstance(blocks, str) and blocks in KINDS else None
     if only not in (*KINDS, None):
-        raise BlockError(f"only must be 'norm', 'bias' or None, got {only!r}.")
+        raise BlockError(f"only must be 'norm', 'bias' or None, received {only!r}.")
     if named and only and only != named:
         raise BlockError(f"blocks={blocks!r} and only={only!r} contradict each other; with only=, blocks are counted.")
     return named or only or "all"
@@ -233,7 +232,7 @@ def _last(every: list[Block], n: int) -> list[Block]:
 def _share(every: list[Block], share: float) -> list[Block]:
     if not 0 < share <= 1:
         raise BlockError(
-            f"A float is a share of the parameters, over 0 and at most 1; got {share}. Use an int for a count."
+            f"A float is a share of the parameters, above 0 and at most 1. Received: {share}. Use an int for a count."
         )
     sizes = [block.parameters for block in every]
     wanted, held, start = share * sum(sizes), 0, len(every)
@@ -266,7 +265,8 @@ def _match(every: list[Block], text: str) -> list[Block] | str:
     try:
         pattern = re.compile(text)
     except re.error as error:
-        return f"{text!r} is neither a block nor a regular expression ({error}). Blocks: {join_names(names, limit=60)}."
+        return f"{text!r} is neither a block nor a valid regular expression ({error}). Blocks: "
+        f"{join_names(names, limit=60)}."
     for matches in (pattern.fullmatch, pattern.search):
         found = [block for block in every if matches(block.name)]
         if found and text:
@@ -283,10 +283,12 @@ def _listed(every: list[Block], wanted: Sequence[str | Block]) -> list[Block]:
             if one.name in names:
                 chosen.add(one.name)
             else:
-                problems.append(f"the block {one.name!r} is not of this model. Blocks: {join_names(names, limit=60)}.")
+                problems.append(
+                    f"the block {one.name!r} does not belong to this model. Blocks: {join_names(names, limit=60)}."
+                )
             continue
         if not isinstance(one, str):
-            problems.append(f"a list holds names of blocks, got {one!r}.")
+            problems.append(f"a list must hold names of blocks, received {one!r}.")
             continue
         found = _match(every, one)
         if isinstance(found, str):
@@ -342,8 +344,8 @@ def _check_effect(wanted: Sequence[Block], kind: str) -> None:
                 "otherwise train the head alone (unfreeze='none')."
             )
         raise BlockError(
-            f"Nothing in the chosen blocks can train ({join_names(names_of(wanted))}): all of their variables are kept "
-            "fixed, by whoever saved the model or by batch_norm='fixed'. Choose other blocks, or 'none'."
+            f"Nothing in the chosen blocks can train ({join_names(names_of(wanted))}): all of their variables are "
+            "fixed, as the model was saved or by batch_norm='fixed'. Choose other blocks, or 'none'."
         )
 
 
@@ -369,7 +371,7 @@ def compile_again(model: keras.Model) -> None:
     except Exception as error:  # whatever it is: an uncompiled model makes fit ask for compile, never a silent no-op
         model.compiled = False
         model.train_function = None
-        _LOG.info("tfft: %s has to be compiled again before training: %s", model.name, error)
+        _LOG.info("tfft: %s must be compiled again before training: %s", model.name, error)
     else:
         _LOG.info("tfft: compiled %s again: its trainable variables changed, the optimizer state is reset", model.name)
 

@@ -129,7 +129,7 @@ class Audit:
         report = self.compare()
         if report.ok:
             return report
-        lines = ["The audit found training that did not do what the flags say:"]
+        lines = ["The audit found that training did not follow the trainable flags:"]
         if report.frozen_moved:
             lines.append(
                 f"  {len(report.frozen_moved)} of {report.frozen} frozen variables changed: "
@@ -142,7 +142,7 @@ class Audit:
             )
         lines.append(
             "  Keras ignores a `trainable` that was set after a fit without a new compile: use tfft.unfreeze, or call "
-            "model.compile after setting it. A variable without a gradient can be let pass with allow_unchanged=."
+            "model.compile after setting it. Allow variables without a gradient with allow_unchanged=."
         )
         raise AuditError("\n".join(lines))
 
@@ -182,7 +182,7 @@ def audit(model: keras.Model, *, allow_unchanged: str | None = None) -> Audit:
 
 
 def step_shows(variable: keras.Variable, steps: Any) -> bool:
-    """Says whether steps of some size change a variable: a number moves only by a step of half its spacing or more.
+    """Return whether steps of some size change a variable: a number moves only by a step of half its spacing or more.
 
     The spacing of float32 is 0.002 at 30,000, that of bfloat16 0.008 at 1.
 

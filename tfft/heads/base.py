@@ -144,7 +144,7 @@ class Head:
 
     @property
     def resize(self) -> Literal["crop", "stretch", "pad"] | None:
-        """How an image becomes the size of the model, if its task has a way of its own."""
+        """How an image becomes the size of the model, if its task prescribes one."""
         return registry.task(self.task).resize
 
     @property
@@ -217,7 +217,7 @@ class Head:
         return Logits(self, name=LOGITS_LAYER)(dropped)
 
     def fitted_to(self, labels: Any) -> Head:
-        """Return the head with what it has to know of the training labels: for regression mean, spread and median.
+        """Return the head with statistics of the training labels that it needs: for regression mean, spread and median.
 
         Args:
             labels: Of all training examples, as the task has them.
@@ -234,7 +234,7 @@ class Head:
 
     @property
     def threshold_count(self) -> int:
-        """Number of thresholds that the head may have; 0 where the answer depends on none."""
+        """Number of thresholds that the head may have; 0 where predictions depend on none."""
         return 0
 
     def with_thresholds(self, thresholds: Sequence[float]) -> Head:

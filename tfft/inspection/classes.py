@@ -27,15 +27,13 @@ def class_findings(counts: Mapping[str, Mapping[str, int]], skipped: Sequence[Sk
         skipped: Files that cannot be used, for the reason why a class is empty.
     """
     train = next(iter(counts.values()))
-    yield from twins(list(dict.fromkeys(name for part in counts.values() for name in part)))
+    yield from similar_names(list(dict.fromkeys(name for part in counts.values() for name in part)))
     for part, own in counts.items():
         where = f" in {part}" if part else ""
         empty = [name for name, count in own.items() if not count]
         if empty:
             remedy = "add examples or remove its folder"
-            items = tuple(
-                Item(name, f"has no example that can be used{where}{_first(name, skipped)}") for name in empty
-            )
+            items = tuple(Item(name, f"has no usable example{where}{_first(name, skipped)}") for name in empty)
             yield Finding("empty-class", "error", f"{len(empty)} classes are empty{where}", remedy, items)
     if len(train) < 2:
         remedy = "a classifier needs two classes or more; expected one folder for each"
@@ -45,7 +43,7 @@ def class_findings(counts: Mapping[str, Mapping[str, int]], skipped: Sequence[Sk
         remedy = "add examples, or use plan='few_shot'"
         yield Finding("few", "warning", f"{len(few)} classes have fewer than {_FEW} examples", remedy, _all(few))
     yield from _unmatched(counts)
-    yield from uneven(train)
+    yield from imbalance_findings(train)
 
 
 def _first(name: str, skipped: Sequence[Skipped]) -> str:
@@ -54,7 +52,7 @@ def _first(name: str, skipped: Sequence[Skipped]) -> str:
     return "" if first is None else f"; the first file: {first}"
 
 
-def uneven(counts: Mapping[str, int]) -> Iterator[Finding]:
+def imbalance_findings(counts: Mapping[str, int]) -> Iterator[Finding]:
     """Yield a finding if classes have very different sizes."""
     full = {name: count for name, count in counts.items() if count}
     if len(full) < 2 or max(full.values()) < _UNEVEN * min(full.values()):
@@ -62,16 +60,16 @@ def uneven(counts: Mapping[str, int]) -> Iterator[Finding]:
     most, least = max(full, key=full.__getitem__), min(full, key=full.__getitem__)
     share = full[most] / sum(full.values())
     message = (
-        f"{most!r} has {full[most] / full[least]:.0f} times as many examples as {least!r}; answering {most!r} always "
-        f"would be right in {share:.0%}"
+        f"{most!r} has {full[most] / full[least]:.0f} times as many examples as {least!r}; always predicting {most!r} "
+        f"would be right for {share:.0%}"
     )
     remedy = "look at balanced accuracy and F1, and try class_weight='balanced' or sampling='balanced'"
     level: Level = "warning" if full[most] >= _VERY_UNEVEN * full[least] or share > 0.9 else "note"
     yield Finding("imbalance", level, message, remedy, _all(full))
 
 
-def twins(names: Sequence[str]) -> Iterator[Finding]:
-    """Yield class names that differ only by case, blanks or Unicode composition."""
+def similar_names(names: Sequence[str]) -> Iterator[Finding]:
+    """Yield class names that differ only by case, spaces or Unicode composition."""
     alike: dict[str, list[str]] = defaultdict(list)
     for name in names:
         plain = unicodedata.normalize("NFKC", name).casefold()
@@ -79,8 +77,8 @@ def twins(names: Sequence[str]) -> Iterator[Finding]:
     same = [group for group in alike.values() if len(group) > 1]
     if same:
         items = tuple(Item(join_names(map(repr, group))) for group in same)
-        message = f"{len(same)} classes have names that differ only by case, blanks or marks"
-        yield Finding("class-twins", "warning", message, "give them one name if they are one class", items)
+        message = f"{len(same)} classes have names that differ only by case, spaces or punctuation"
+        yield Finding("class-twins", "warning", message, "merge them if they are one class", items)
 
 
 def _unmatched(counts: Mapping[str, Mapping[str, int]]) -> Iterator[Finding]:
@@ -92,8 +90,8 @@ def _unmatched(counts: Mapping[str, Mapping[str, int]]) -> Iterator[Finding]:
             items.append(Item(name, f"is in {part} but not in {first}.{hint}".rstrip(".")))
         items += [Item(name, f"is in {first} but not in {part}") for name in sorted(set(train) - set(own))]
     if items:
-        remedy = "give all parts the same classes"
-        yield Finding("unmatched-class", "error", "the parts do not have the same classes", remedy, tuple(items))
+        remedy = "give all splits the same classes"
+        yield Finding("unmatched-class", "error", "the splits do not have the same classes", remedy, tuple(items))
 
 
 def _all(counts: Mapping[str, int]) -> tuple[Item, ...]:

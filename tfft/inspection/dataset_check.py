@@ -18,7 +18,7 @@ from tfft.data.loader import explicit, modality_of, reader_of
 from tfft.data.tfds.source import ROLES, LocalCopy, is_tfds, local_copy
 from tfft.errors import DataError
 from tfft.inspection.findings import DataReport, Finding, Item, counted, in_order
-from tfft.inspection.label_errors import NOT_CHECKED, doubted
+from tfft.inspection.label_errors import NOT_CHECKED, doubtful_labels
 from tfft.io.cache_dir import cache_dir
 
 
@@ -56,7 +56,7 @@ def check(
         audio: Column with the paths of recordings.
         label: Column with the labels.
         task: Meaning of the labels, as in :func:`tfft.data.load`, for a task with files of its own.
-        images: Folder of the pictures of an annotation file, for object detection.
+        images: Folder of the images of an annotation file, for object detection.
         masks: Folder of the masks, as in :func:`tfft.data.load`, like the next one.
         ignore: Classes of masks that count as no label.
         delimiter: Delimiter of a table, as in :func:`tfft.data.load`, like the next two.
@@ -122,7 +122,7 @@ def _loaded(
     report, notes = check_splits(splits, name), list[str]()
     if backbone is None and registry.task(splits.task).checks_label_errors:
         notes.append(NOT_CHECKED)
-    doubts = [] if backbone is None else list(doubted(splits, backbone, settings["seed"], notes))
+    doubts = [] if backbone is None else list(doubtful_labels(splits, backbone, settings["seed"], notes))
     findings = in_order(iter([*report.findings, *doubts]))
     return dataclasses.replace(report, findings=findings, notes=(*report.notes, *notes))
 

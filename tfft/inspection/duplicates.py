@@ -11,7 +11,7 @@ _WORDS = {
     "file": "is the same file as",
     "pixels": "has the same pixels as",
     "near": "is{turned} {similarity:.0%} similar to",
-    "part": "has{turned} a part in common ({similarity:.0%} similar, found by features) with",
+    "part": "has{turned} a region in common ({similarity:.0%} similar, found by features) with",
 }
 
 
@@ -31,7 +31,7 @@ def copy_findings(
     within: list[Item] = []
     alike: list[Item] = []
     # Crops are found with features, which training does not search.
-    but = ", but for those with a part in common" if any(copy.kind == "part" for copy in copies) else ""
+    but = ", except those with a region in common" if any(copy.kind == "part" for copy in copies) else ""
     for copy in copies:
         item = Item(names[copy.second], _words(copy), names[copy.first])
         if labels[copy.first] != labels[copy.second]:
@@ -41,16 +41,16 @@ def copy_findings(
         elif labels[copy.first] == labels[copy.second]:
             (alike if copy.kind in ("near", "part") else within).append(item)
     yield from counted(
-        leaks, "leak", "warning", "duplicates are on both sides of the split: memorized answers inflate the score",
+        leaks, "leak", "warning", "duplicates are on both sides of the split: memorized examples inflate the score",
         f"remove them on one side; scores are given with and without them{but}",
     )  # fmt: skip
     words = "duplicates have different classes"
     yield from counted(conflicts, "conflict", "warning", words, "decide on one class and remove the other")
     words = "images occur more than once in a class"
-    yield from counted(within, "copy", "warning", words, "remove all but one; they are kept on one side")
+    yield from counted(within, "copy", "warning", words, "remove all but one; they stay on one side of the split")
     yield from counted(
         alike, "near-copy", "note", "images look like duplicates of another one in their class",
-        f"look at them; they are kept on one side of a split that tfft makes{but}",
+        f"look at them; they stay on one side of the split of a split that tfft makes{but}",
     )  # fmt: skip
 
 

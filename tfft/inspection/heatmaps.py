@@ -1,4 +1,4 @@
-"""Where a model looks: :func:`grad_cam`, heat maps over images.
+"""Heat maps over images: :func:`grad_cam`.
 
 Implementation notes:
     The usual recipe, ``keras.Model(model.inputs, [model.get_layer(name).output, model.output])``, fails where the
@@ -34,7 +34,7 @@ def grad_cam(
     *,
     layer: str | None = None,
 ) -> np.ndarray:
-    """Compute Grad-CAM heat maps: which places of an image speak for a class (Selvaraju et al. 2017).
+    """Compute Grad-CAM heat maps: which regions of an image support a class (Selvaraju et al. 2017).
 
     Each channel of the last feature map is weighted by the mean gradient of the class score; what is positive in the
     weighted sum, resized to the image, is the map.
@@ -93,8 +93,8 @@ def _feature_map(model: keras.Model, steps: Sequence[Step], layer: str | None) -
         return named[-1]
     if not learned:
         raise BackboneError(
-            f"{model.name!r} has no feature map with positions [batch, rows, columns, channels], which Grad-CAM needs. "
-            "A SavedModel that gives pooled features in one piece may have an output of feature maps: "
+            f"{model.name!r} has no feature map [batch, rows, columns, channels], which Grad-CAM needs. "
+            "A SavedModel whose only output is pooled features may have another output with feature maps: "
             "tfft.load_backbone(handle, output=...)."
         )
     return learned[-1]
@@ -117,7 +117,8 @@ def _column(model: keras.Model, class_name: str | int | None) -> int | None:
         return None
     if isinstance(class_name, str):
         if class_name not in names:
-            known = f"It knows: {join_names(names)}." if names else "It knows no names: give the number of an output."
+            known = f"Its classes: {join_names(names)}." if names else "It has no class names: give the number of "
+            "an output."
             raise PlanError(f"{model.name!r} has no class {class_name!r}.{did_you_mean(class_name, names)} {known}")
         class_name = names.index(class_name)
     if not 0 <= class_name < max(units, len(names)):

@@ -1,4 +1,4 @@
-"""Labels that a probe on frozen features doubts: :func:`label_findings`, :func:`doubted`.
+"""Labels that are doubtful according to a probe on frozen features: :func:`label_findings`, :func:`doubtful_labels`.
 
 Implementation notes: the features come from the model that a training would start from, without its head.
 """
@@ -22,7 +22,9 @@ from tfft.models import build
 NOT_CHECKED = "Labels were not checked: give a backbone for that."
 
 
-def doubted(splits: Any, backbone: str | os.PathLike[str] | Backbone, seed: int, notes: list[str]) -> Iterator[Finding]:
+def doubtful_labels(
+    splits: Any, backbone: str | os.PathLike[str] | Backbone, seed: int, notes: list[str]
+) -> Iterator[Finding]:
     """Yield findings about the labels of both parts of a dataset.
 
     Args:

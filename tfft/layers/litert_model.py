@@ -37,15 +37,15 @@ def check_litert(content: bytes, where: str) -> None:
     """
     schema = _package("schema_py_generated")
     if len(content) < 8 or content[4:8] != b"TFL3":
-        raise SavedModelError(f"{where} is no LiteRT model: the mark TFL3 of its format is missing.")
+        raise SavedModelError(f"{where} is not a LiteRT model: it lacks the file identifier TFL3.")
     try:
         found = list(dict.fromkeys(_findings(schema.Model.GetRootAs(content, 0), schema)))
     except Exception as error:  # reading a damaged flatbuffer fails in as many ways as there are to index bytes
         raise SavedModelError(f"{where} is damaged: {type(error).__name__}: {error}") from error
     if found:
         raise UnsafeModelError(
-            f"{where} holds what LiteRT itself does not define, or cannot hold: {join_names(found)}. "
-            "It is never opened. Convert the original model again with the built-in operations only (TFLITE_BUILTINS)."
+            f"{where} contains operations that LiteRT does not define, or invalid tensors: {join_names(found)}. "
+            "It is never opened. Convert the original model again with built-in operations only (TFLITE_BUILTINS)."
         )
 
 
@@ -77,7 +77,7 @@ def _package(module: str) -> Any:
         return importlib.import_module(f"ai_edge_litert.{module}")
     except ImportError as error:
         raise DependencyError(
-            "A .tflite file is run by LiteRT, which is not installed (there is none for Windows). On Linux and macOS: "
+            "A .tflite file is run by LiteRT, which is not installed (it has no Windows version). On Linux and macOS: "
             "pip install ai-edge-litert"
         ) from error
 

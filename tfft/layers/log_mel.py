@@ -228,7 +228,7 @@ def _check_waves(inputs: Any) -> None:
     if len(inputs.shape) != 2:
         raise DataError(
             f"Expected waves [batch, samples], the mean of all channels, received the shape {tuple(inputs.shape)}. "
-            "One wave alone becomes a batch with wave[None]."
+            "For one waveform, pass wave[None]."
         )
 
 
@@ -236,18 +236,18 @@ def check_audio(spec: AudioSpec) -> None:
     """Raise PlanError with all invalid values in a spec."""
     problems = []
     if spec.sample_rate < 1000:
-        problems.append(f"sample_rate is in samples a second, at least 1000, got {spec.sample_rate!r}")
+        problems.append(f"sample_rate must be at least 1000 Hz, received {spec.sample_rate!r}")
     if not 0 < spec.step <= spec.window <= spec.seconds:
         problems.append(
             "step, window and seconds are in seconds, each at most the next, "
-            f"got {spec.step!r}, {spec.window!r} and {spec.seconds!r}"
+            f"received {spec.step!r}, {spec.window!r} and {spec.seconds!r}"
         )
     high = spec.highest or spec.sample_rate / 2
     if not 0 <= spec.lowest < high <= spec.sample_rate / 2:
         problems.append(
-            f"lowest and highest are in Hz, up to half of the sample rate ({spec.sample_rate / 2:g}), got "
+            f"lowest and highest are in Hz, up to half of the sample rate ({spec.sample_rate / 2:g}), received "
             f"{spec.lowest!r} and {spec.highest!r}"
         )
     if spec.bands < 8 or spec.range <= 0:
-        problems.append(f"bands must be 8 or more and range over 0, got {spec.bands!r} and {spec.range!r}")
+        problems.append(f"bands must be at least 8 and range above 0, received {spec.bands!r} and {spec.range!r}")
     raise_problems(PlanError, "The audio settings cannot be used", problems)

@@ -142,7 +142,7 @@ class PairTokenizer(keras.layers.Layer):
     @property
     def _known(self) -> Any:
         if self.tokenizer is None:
-            raise ValueError("The vocabulary of this encoder-decoder is not learned yet.")
+            raise ValueError("The vocabulary of this encoder-decoder has not been learned yet.")
         return self.tokenizer
 
     @property

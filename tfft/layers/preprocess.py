@@ -226,7 +226,7 @@ def _as_float(pixels: tf.Tensor) -> tf.Tensor:
 
 
 def whole_levels(pixels: tf.Tensor) -> tf.Tensor:
-    """Return pixels as whole numbers from 0 to 255, in the same type."""
+    """Return pixels as integers from 0 to 255, in the same type."""
     return tf.clip_by_value(tf.round(pixels), 0.0, 255.0)
 
 

@@ -77,9 +77,9 @@ class TokenizeWords(Tokenize):
         """
         if not callable(getattr(tokenize.packer, "tokenizer", None)):
             raise BackboneError(
-                f"The tokenizer of this backbone ({type(tokenize.packer).__name__}) does not give the pieces of single "
-                "words, so words cannot be tagged with it. Expected a packer with an attribute 'tokenizer', as "
-                "KerasHub preprocessors have it. Take a backbone from KerasHub or from a Hugging Face folder."
+                f"The tokenizer of this backbone ({type(tokenize.packer).__name__}) does not tokenize single words, "
+                "so words cannot be tagged with it. Expected a packer with an attribute 'tokenizer', as "
+                "KerasHub preprocessors have it. Use a backbone from KerasHub or from a Hugging Face folder."
             )
         config = {**tokenize.get_config(), "packer": tokenize.packer, "name": name}
         return cls(**config, **_learned(tokenize))
@@ -91,7 +91,7 @@ class TokenizeWords(Tokenize):
 
     def _starts(self, words: tf.RaggedTensor, packed: tf.Tensor) -> tf.Tensor:
         pieces = pieces_of_words(self.packer.tokenizer, words, self.blank)
-        first_word = tf.gather(pieces.row_splits, words.row_splits)  # piece with which each sentence begins
+        first_word = tf.gather(pieces.row_splits, words.row_splits)  # token with which each sentence begins
         sentences = tf.RaggedTensor.from_row_splits(pieces.flat_values, first_word)
         # A word is at its expected position only if everything before it is: not after truncation.
         expected = sentences.to_tensor(-1)
@@ -162,8 +162,8 @@ def _learned(tokenize: Tokenize) -> dict[str, Any]:
     fitting = [blank for blank, pieces in ways.items() if pieces == plain]
     if not fitting:
         raise BackboneError(
-            f"The tokenizer of this backbone ({type(tokenize.packer.tokenizer).__name__}) cuts words differently "
-            "within a sentence than by themselves, so they cannot be found again. Take another backbone to tag words."
+            f"The tokenizer of this backbone ({type(tokenize.packer.tokenizer).__name__}) tokenizes words "
+            "differently within a sentence than alone, so they cannot be aligned. Use another backbone to tag words."
         )
     for name, rows in packed.items():
         for marks in range(_MOST_MARKS + 1):
@@ -172,8 +172,8 @@ def _learned(tokenize: Tokenize) -> dict[str, Any]:
             if room > 0 and all(row[: len(pieces)] == pieces for row, pieces in pairs):
                 return {"ids": name, "marks": marks, "blank": fitting[0]}
     raise BackboneError(
-        f"None of the inputs {', '.join(packed)} holds the pieces of a text in order within its first "
-        f"{tokenize.max_length} pieces, so words cannot be tagged with this backbone."
+        f"None of the inputs {', '.join(packed)} holds the tokens of a text in order within its first "
+        f"{tokenize.max_length} tokens, so words cannot be tagged with this backbone."
     )
 
 

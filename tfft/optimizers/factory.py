@@ -88,18 +88,18 @@ def _checked(phase: Phase, model: keras.Model, steps: int) -> tuple[type[keras.o
     name = str(phase.optimizer).lower()
     if name not in kinds:
         hint = did_you_mean(str(phase.optimizer), kinds)
-        problems.append(f"there is no optimizer {phase.optimizer!r}.{hint} Optimizers: {join_names(sorted(kinds))}")
+        problems.append(f"unknown optimizer {phase.optimizer!r}.{hint} Optimizers: {join_names(sorted(kinds))}")
     if phase.schedule not in SCHEDULES:
         hint = did_you_mean(str(phase.schedule), SCHEDULES)
-        problems.append(f"there is no schedule {phase.schedule!r}.{hint} Schedules: {join_names(SCHEDULES)}")
+        problems.append(f"unknown schedule {phase.schedule!r}.{hint} Schedules: {join_names(SCHEDULES)}")
     if not 0 < phase.learning_rate < math.inf:
-        problems.append(f"learning_rate must be a number over 0, got {phase.learning_rate!r}")
+        problems.append(f"learning_rate must be a number above 0, received {phase.learning_rate!r}")
     if not 0 <= phase.weight_decay < math.inf:
-        problems.append(f"weight_decay must be a number of at least 0, got {phase.weight_decay!r}")
+        problems.append(f"weight_decay must be a number of at least 0, received {phase.weight_decay!r}")
     if phase.global_clipnorm is not None and not 0 < phase.global_clipnorm < math.inf:
-        problems.append(f"global_clipnorm must be None or a number over 0, got {phase.global_clipnorm!r}")
+        problems.append(f"global_clipnorm must be None or a number above 0, received {phase.global_clipnorm!r}")
     if steps < 1:
-        problems.append(f"a phase has at least one step, got {steps}")
+        problems.append(f"a phase has at least one step, received {steps}")
     try:
         factors = layerwise_lr_multipliers(model, layer_decay=phase.layer_decay, lr_multipliers=phase.lr_multipliers)
     except PlanError as error:

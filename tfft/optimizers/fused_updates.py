@@ -41,7 +41,7 @@ def fuse_updates(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Opti
 
 
 def _update(optimizer: keras.optimizers.Optimizer, gradient: Any, variable: Any, learning_rate: Any) -> None:
-    """Stand in for ``update_step`` of the optimizer."""
+    """Replace ``update_step`` of the optimizer."""
     fused = _FUSED[type(optimizer)]
     handle = getattr(variable.value if isinstance(variable, keras.Variable) else variable, "handle", None)
     if handle is None or not _is_fusible(gradient, variable):

@@ -42,7 +42,7 @@ def layerwise_lr_multipliers(
 
     Args:
         model: Built; its blocks are those that :func:`tfft.describe` shows. Any Keras model.
-        layer_decay: Factor from one block to the one below it, over 0 and at most 1.
+        layer_decay: Factor from one block to the one below it, above 0 and at most 1.
         lr_multipliers: Factors on top of that, by name of a block or of a layer of the head, shell pattern
             (``"block[12]*"``) or regular expression for the whole name (``"block(3|5)"``). 0 freezes a block as far
             as this optimizer goes; freezing it by :func:`tfft.unfreeze` also spares the work.
@@ -61,7 +61,7 @@ def layerwise_lr_multipliers(
     names = [unit.name for unit in units]
     on_top, problems = _match(names, lr_multipliers or {})
     if not is_number(layer_decay) or not 0 < layer_decay <= 1:
-        problems.append(f"layer_decay must be over 0 and at most 1, got {layer_decay!r}")
+        problems.append(f"layer_decay must be above 0 and at most 1, received {layer_decay!r}")
     raise_problems(PlanError, "The rates of the blocks cannot be used", problems)
     factors: dict[str, float] = {}
     twice = []
@@ -104,7 +104,7 @@ def _match(names: Sequence[str], lr_multipliers: Mapping[str, float]) -> tuple[d
     unmatched = False
     for pattern, factor in lr_multipliers.items():
         if not is_number(factor) or factor < 0:
-            problems.append(f"the rate of {pattern!r} must be a number of at least 0, got {factor!r}")
+            problems.append(f"the rate of {pattern!r} must be a number of at least 0, received {factor!r}")
         found = _matching(names, pattern)
         if not found:
             problems.append(f"{pattern!r} matches no block.{did_you_mean(pattern, names)}")

@@ -52,7 +52,7 @@ def rules(lrs: np.ndarray, losses: np.ndarray, smoothed: np.ndarray, steps: int)
     first, last = steps // 10, len(lrs) - _TAIL
     if last - first < _LEAST:
         raise PlanError(
-            f"The loss was too large, or no number, after {len(lrs)} of {steps} rates: too few to read anything from. "
+            f"The loss was too large or NaN after {len(lrs)} of {steps} rates: too few for a suggestion. "
             "Give a smaller start."
         )
     kept, means = lrs[first:last], smoothed[first:last]

@@ -81,7 +81,7 @@ class LearningRates:
         """Draw the loss over the rate, with the four rates.
 
         Args:
-            path: Of a picture to write (its ending says which kind), or None.
+            path: Of an image to write (its ending says which kind), or None.
 
         Returns:
             The figure of matplotlib, which notebooks can show.
@@ -95,7 +95,7 @@ class LearningRates:
         try:
             from matplotlib.figure import Figure  # without pyplot: no window, no global state
         except ImportError:
-            missing_package("matplotlib", "A picture of the learning rates", "pip install matplotlib")
+            missing_package("matplotlib", "An image of the learning rates", "pip install matplotlib")
         figure = Figure(figsize=(7, 4), layout="constrained")
         axes = figure.subplots()
         axes.plot(self.lrs, self.losses, color="0.8", label="loss")
@@ -181,34 +181,32 @@ def lr_find(
 def _check(model: Any, start: float, end: float, steps: int, stop: float, beta: float) -> None:
     problems = []
     if not isinstance(model, keras.Model):
-        raise PlanError(f"A learning rate is found for a keras.Model, got {type(model).__name__}.")
+        raise PlanError(f"Expected a keras.Model, received {type(model).__name__}.")
     if not model.built:
         problems.append("the model has no variables yet: call it once, or model.build(input_shape)")
     elif not model.trainable_weights:
         problems.append("nothing in the model trains, so there is no rate to find: tfft.unfreeze(model, ...)")
     own = [name for name in _STEPS if getattr(type(model), name, None) is not getattr(keras.Model, name, None)]
     if own:
-        problems.append(
-            f"the model has a training step of its own ({', '.join(own)}); give the model that it is made of"
-        )
+        problems.append(f"the model has a custom training step ({', '.join(own)}); give the model that it is made of")
     strategy = getattr(model, "distribute_strategy", None)
     if strategy is not None and strategy.num_replicas_in_sync > 1:
         problems.append("the model is on several replicas; find the rate on one, at the same size of the whole batch")
     if not 0 < start < end < math.inf:
-        problems.append(f"rates must be 0 < start < end, got start={start!r}, end={end!r}")
+        problems.append(f"rates must be 0 < start < end, received start={start!r}, end={end!r}")
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < lr_curve.LEAST_STEPS:
-        problems.append(f"steps must be an int of at least {lr_curve.LEAST_STEPS}, got {steps!r}")
+        problems.append(f"steps must be an int of at least {lr_curve.LEAST_STEPS}, received {steps!r}")
     if not stop > 1:
-        problems.append(f"stop must be over 1, got {stop!r}")
+        problems.append(f"stop must be above 1, received {stop!r}")
     if not 0 <= beta < 1:
-        problems.append(f"beta must be at least 0 and under 1, got {beta!r}")
+        problems.append(f"beta must be at least 0 and under 1, received {beta!r}")
     raise_problems(PlanError, "No learning rate can be found", problems)
 
 
 def _read(rates: np.ndarray, losses: list[float], beta: float) -> LearningRates:
     if not math.isfinite(losses[0]):
         raise PlanError(
-            f"No learning rate can be found: the loss is {losses[0]} before the first step. Look at the data."
+            f"No learning rate can be found: the loss is {losses[0]} before the first step. Check the data."
         )
     after, smoothed = np.array(losses[1:]), lr_curve.smooth(losses, beta)[1:]
     finite = np.isfinite(after)

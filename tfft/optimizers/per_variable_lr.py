@@ -212,7 +212,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
         return self._by_index[self._get_variable_index(variable)]
 
     def _update(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Stand in for ``update_step`` of the optimizer inside."""
+        """Replace ``update_step`` of the inner optimizer."""
         inner, factor = self.optimizer, self._factor(variable)
         rate = learning_rate if factor == 1.0 else keras.ops.multiply(learning_rate, factor)
         if not self._corrected:
@@ -223,7 +223,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
             self._step(gradient, variable, rate)
 
     def _decay(self, variables: Sequence[keras.Variable]) -> None:
-        """Stand in for ``_apply_weight_decay`` of the optimizer inside."""
+        """Replace ``_apply_weight_decay`` of the inner optimizer."""
         inner = self.optimizer
         shares = []
         for v in variables:
@@ -331,10 +331,10 @@ def _check(optimizer: Any, factors: Mapping[str, float], ages: Mapping[str, int]
         problems.append(f"{kind} cannot take over slots, so it has no ages. Those that can: {join_names(AGEING)}")
     for path, factor in factors.items():
         if not _number(factor) or not 0 <= factor < math.inf:
-            problems.append(f"the factor of {path!r} must be a number of at least 0, got {factor!r}")
+            problems.append(f"the factor of {path!r} must be a number of at least 0, received {factor!r}")
     for path, age in ages.items():
         if isinstance(age, bool) or not isinstance(age, (int, np.integer)) or age < 0:
-            problems.append(f"the age of {path!r} must be an int of at least 0, got {age!r}")
+            problems.append(f"the age of {path!r} must be an int of at least 0, received {age!r}")
     raise_problems(PlanError, "The optimizer cannot have a rate for each variable", problems)
 
 

@@ -69,10 +69,10 @@ class PiecewiseSchedule(keras.optimizers.schedules.LearningRateSchedule):
         if not starts or starts[0] != 0 or sorted(set(starts)) != starts or self.steps < 1:
             raise PlanError(
                 "Pieces of a schedule start at step 0 and go on in order, over at least one step; "
-                f"got starts {starts} and {self.steps} steps."
+                f"received starts {starts} and {self.steps} steps."
             )
         if not curves <= {"linear", "cosine"}:
-            raise PlanError(f"The curve of a piece is 'linear' or 'cosine', got {join_names(sorted(curves))}.")
+            raise PlanError(f"The curve of a piece is 'linear' or 'cosine', received {join_names(sorted(curves))}.")
         if any(piece.stop < piece.start or min(piece.begin, piece.end) < 0 for piece in self.pieces):
             raise PlanError(f"A piece of a schedule ends before it starts, or its rate is negative: {self.pieces}.")
 
@@ -130,9 +130,9 @@ def build_schedule(phase: Phase, steps: int) -> Schedule | float:
     """
     if phase.schedule not in _MAKERS:
         hint = did_you_mean(str(phase.schedule), SCHEDULES)
-        raise PlanError(f"There is no schedule {phase.schedule!r}.{hint} Schedules: {join_names(SCHEDULES)}.")
+        raise PlanError(f"Unknown schedule {phase.schedule!r}.{hint} Schedules: {join_names(SCHEDULES)}.")
     if steps < 1:
-        raise PlanError(f"A schedule goes over at least one step, got {steps}.")
+        raise PlanError(f"A schedule goes over at least one step, received {steps}.")
     return _MAKERS[phase.schedule](phase, steps)
 
 

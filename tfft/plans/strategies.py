@@ -46,13 +46,13 @@ class NamedPlan:
         """
         _, takes, special = _BUILDERS[self.name]
         problems = [
-            f"{name}= has no meaning in the plan {self.name!r}"
+            f"{name}= does not apply to the plan {self.name!r}"
             + (f", which takes {join_names(takes)}" if takes else "")
             for name in _OPEN
             if name not in takes and getattr(config, name) != "auto"
         ]
         problems += [
-            f"{name!r} is no setting of a phase.{did_you_mean(name, [*PHASE_KEYWORDS, *special])}"
+            f"{name!r} is not a setting of a phase.{did_you_mean(name, [*PHASE_KEYWORDS, *special])}"
             for name in self.settings
             if name not in PHASE_KEYWORDS and name not in special
         ]
@@ -263,10 +263,10 @@ def _gradual(draft: Draft, stages: int | None = None) -> list[Phase]:
     most = draft.unfreeze()
     count = draft.stats.blocks if most == "all" else most
     if not isinstance(count, int) or isinstance(count, bool):
-        raise PlanError(f"The plan 'gradual' goes up from the last block, so unfreeze is a number, got {most!r}.")
+        raise PlanError(f"plan='gradual' counts blocks, so unfreeze must be an integer, received {most!r}.")
     stages = min(3, max(1, count)) if stages is None else stages
     if not isinstance(stages, int) or not 1 <= stages <= max(1, count):
-        raise PlanError(f"The plan 'gradual' takes 1 to {max(1, count)} stages for {count} blocks, got {stages!r}.")
+        raise PlanError(f"plan='gradual' takes 1 to {max(1, count)} stages for {count} blocks, received {stages!r}.")
     epochs, rate = draft.epochs(), draft.rates()[1]
     each = max(1, round(epochs / stages))
     draft.reasons["stages"] = f"{stages} groups of the last {count} blocks, {each} epochs after each"
@@ -333,10 +333,10 @@ def _setfit(draft: Draft, shown: int | None = None) -> list[Phase]:
     config = draft.config
     if isinstance(config.learning_rate, (tuple, list)):
         raise PlanError(
-            f"The plan 'setfit' trains one phase, so learning_rate is one number, got {config.learning_rate!r}."
+            f"The plan 'setfit' has one phase, so learning_rate must be a number, received {config.learning_rate!r}."
         )
     if config.unfreeze in (0, "none"):
-        raise PlanError("The plan 'setfit' tunes features, so blocks have to train; got unfreeze='none'.")
+        raise PlanError("The plan 'setfit' tunes features, so blocks have to train. Received: unfreeze='none'.")
     if config.unfreeze == "auto":
         draft.reasons["unfreeze"] = "all blocks: even few examples give many pairs, and the rate is low"
     if config.epochs == "auto":

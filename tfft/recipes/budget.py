@@ -94,11 +94,11 @@ def _fewer_epochs(plan: Plan, seconds: float, least: float, stopwatch: Stopwatch
 def _with_reason(plan: Plan, cut: Plan, expected: float, seconds: float, minutes: float) -> Plan:
     about = f"about {expected / 60:.1f} of {seconds / 60:.1f} minutes that are left of {minutes:g}"
     if cut.phases == plan.phases:
-        reason = f"{about}: nothing is cut"
+        reason = f"{about}: nothing was cut"
     else:
         reason = f"{_words(cut)} in place of {_words(plan)}: {about}"
     if expected > seconds:
-        reason += "; nothing shorter is left to try, so the run takes longer than asked"
+        reason += "; nothing is left to cut, so the run takes longer than that"
     reasons = {name: text for name, text in plan.reasons.items() if name not in ("epochs", "unfreeze")}
     kept = plan.reasons if cut.phases == plan.phases else reasons
     return dataclasses.replace(cut, reasons={**kept, "minutes": reason})

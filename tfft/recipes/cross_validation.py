@@ -100,7 +100,7 @@ class SeedRuns:
             values = (f"{row.frozen_scores.value:.4f}", f"{row.final_scores.value:.4f}", f"{row.seconds:.0f}")
             table.add_row(str(row.seed), *values, note)
         scores = [row.final_scores.value for row in self.rows]
-        metric = self.rows[0].final_scores.metric.replace("_", " ")
+        metric = self.rows[0].final_scores.display.metric
         text = f"{metric} {self.mean:.4f} ± {self.spread:.4f} (standard deviation "
         text += f"over {len(scores)} {self.unit}s), {min(scores):.4f} to {max(scores):.4f}"
         failed = sum(row.failed for row in self.rows)

@@ -299,7 +299,7 @@ def took(seconds: Mapping[str, float], expected: Mapping[str, float], minutes: f
     line = f"training took {total / 60:.1f} minutes, expected {before / 60:.1f}" if before else ""
     if minutes is not None and total > _EXCEEDED * 60 * minutes:
         line = line or f"training took {total / 60:.1f} minutes"
-        line += f"; minutes={minutes:g} was exceeded: the machine was slower, or there was nothing left to cut"
+        line += f"; minutes={minutes:g} was exceeded: the machine slowed down, or nothing was left to cut"
     return line
 
 

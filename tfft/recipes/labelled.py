@@ -38,7 +38,7 @@ def labelled_data(
         run: Run from :func:`tfft.load_run`.
         data: Folder or table of the kind that the run was trained on, or ``"tfds:NAME"``.
         batch_size: Examples per batch.
-        images: Folder of the pictures of an annotation file. Defaults to the one beside it, or that of the run for the
+        images: Folder of the images of an annotation file. Defaults to the one beside it, or that of the run for the
             run's own data.
 
     Returns:

@@ -164,14 +164,14 @@ class Run:
             lines.append(compare(self.frozen_scores, self.final_scores, self.change))
         if self.deduplicated_scores is not None:
             without = self.deduplicated_scores.summary
-            lines.append(f"without copies   {without} (held-out examples that are not in the training data)")
+            lines.append(f"no duplicates    {without} (held-out examples without a duplicate in the training data)")
         if self.test_scores is not None:
-            lines.append(f"test examples    {self.test_scores.summary} (they chose nothing)")
+            lines.append(f"test examples    {self.test_scores.summary} (not used for selection)")
         elif self.selected_from > 1:
             by = f", by up to about {self.optimism:.4f}" if self.optimism and self.optimism >= _SHOWN else ""
             lines.append(
-                f"The held-out examples chose the best of {self.selected_from} epochs, so their scores are slightly "
-                f"optimistic{by}; tfft evaluate measures on others."
+                f"The held-out examples selected the best of {self.selected_from} epochs, so their scores are slightly "
+                f"optimistic{by}; run tfft evaluate on other data."
             )
         return "\n".join(lines)
 
@@ -202,13 +202,13 @@ def compare(frozen: Scores, final: Scores, change: Difference | None = None) -> 
     if final.to_dict() == frozen.to_dict():
         return "fine-tuning did not help: its best epoch was no better, so the frozen backbone's weights were kept"
     gain = final.value - frozen.value
-    text = f"fine-tuning changed {final.metric.replace('_', ' ')} by {gain:+.4f}"
+    text = f"fine-tuning changed {final.display.metric} by {gain:+.4f}"
     if change is not None:
         text += f" (95 % interval on the same examples {change.low:+.4f} to {change.high:+.4f})"
     if final.is_worse_than(frozen):
-        text += ": it did not help; the frozen backbone (unfreeze='none') is the better model here"
+        text += ": it did not help; the frozen backbone (unfreeze='none') is the better model"
     if change is not None:
-        return text + "; that may be chance" if change.low <= 0 <= change.high else text
+        return text + "; this may be chance" if change.low <= 0 <= change.high else text
     apart = frozen.interval[1] < final.interval[0] or final.interval[1] < frozen.interval[0]
     return text if apart else text + "; the two 95 % intervals overlap"
 
@@ -246,7 +246,8 @@ def check_out(out: str | os.PathLike[str] | None) -> pathlib.Path | None:
     if folder.is_dir() and any(folder.iterdir()) and not is_unfinished(folder):
         inside = sorted(path.name for path in folder.iterdir())
         raise PlanError(
-            f"The folder out={str(out)!r} is not empty ({join_names(inside, limit=5)}), and tfft overwrites no files. "
+            f"The folder out={str(out)!r} is not empty ({join_names(inside, limit=5)}), and tfft never overwrites "
+            "files. "
             "Use another folder or empty this one."
         )
     return folder

@@ -139,7 +139,7 @@ class _PhaseResults:
         is_last, restored, remark = phase is self._plan.phases[-1], None, ""
         before = self.scores[-1] if self.stored["scores"] else None
         if phase.contrastive_repeats and before is not None and not is_last:
-            line = "features changed; the head will follow"  # a score would mean nothing
+            line = "features changed; the next phase fits the head"  # a score would mean nothing
         else:
             scores = self._measured(part)
             line = scores.summary if self._printer.level > 1 else scores.brief

@@ -91,7 +91,7 @@ def try_plans(backbone: Backbone, data: RunData, plan: Plan, stopwatch: Stopwatc
         trial = Trial(backbone, dataclasses.replace(data, splits=inner), stopwatch, cache, len(data.splits.train))
         found = trial.run(candidates, SHARE * budget)
     if not found:
-        return _with_reason(rule, f"no trial: {SHARE:.0%} of the time are too short for one")
+        return _with_reason(rule, f"no trial: {SHARE:.0%} of the time is too short for one")
     return _chosen(candidates, found, inner, time.perf_counter() - began)
 
 
@@ -226,7 +226,7 @@ def _chosen(candidates: Sequence[Candidate], found: Sequence[Candidate], inner: 
     shown = [f"{each.label} {', then '.join(f'{s.value:.3f}' for s in each.scores)}" for each in found]
     tried = {each.label for each in found}
     shown += [f"{each.label} takes too long to try" for each in candidates if each.label not in tried]
-    metric = best.scores[-1].metric.replace("_", " ")
+    metric = best.scores[-1].display.metric
     reason = (
         f"{best.label}, by a trial of {seconds:.0f} s: {len(inner.train)} training examples, {metric} on "
         f"{len(inner.validation)} others of them: {'; '.join(shown)}"

@@ -78,10 +78,10 @@ class Match:
         if not wrong:
             return
         given = ", ".join(f"{name}={value!r}" for name, value in wrong.items())
-        has = "mean" if len(wrong) > 1 else "means"
+        has = "do not apply" if len(wrong) > 1 else "does not apply"
         valid = join_names(sorted((self.settings | {"validation", "seed"}) - {"progress", "store"}))
         raise DataError(
-            f"{given} {has} nothing for {self.form}, which takes {valid}. Leave it out, or give another source."
+            f"{given} {has} to {self.form}, which takes {valid}. Leave it out, or give another source."
             f"{_TABLES_ONLY if 'task' in wrong else ''}"
         )
 
@@ -426,7 +426,7 @@ class Modality:
         return None
 
     def heatmap(self, model: keras.Model, value: Any, column: int) -> tuple[np.ndarray, np.ndarray] | None:
-        """Return a picture of an example and what in it speaks for a class; None if only parts can be left out.
+        """Return an image of an example and what in it speaks for a class; None if only parts can be left out.
 
         Args:
             model: Keras model that answers.

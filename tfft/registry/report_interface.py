@@ -30,7 +30,7 @@ class ReportCurves:
 
 @dataclasses.dataclass(frozen=True)
 class ReportPicture:
-    """Picture of a report.
+    """Image of a report.
 
     Attributes:
         caption: Sentence below it.
@@ -50,7 +50,7 @@ class ReportSection:
         text: Paragraphs.
         curves: A figure of curves.
         legend: Colours, ``#rrggbb``, by name.
-        pictures: Pictures.
+        pictures: Images.
     """
 
     title: str

@@ -30,8 +30,8 @@ class Parts:
         names: Name of each part, such as a word.
         whole: The example, as the signature of a served model takes it.
         without: The example without each part, likewise.
-        picture: Picture of the example, uint8 [H, W, 3], which the parts cover; None for other modalities.
-        grid: Rows and columns in which the parts cover the picture, row by row.
+        picture: Image of the example, uint8 [H, W, 3], which the parts cover; None for other modalities.
+        grid: Rows and columns in which the parts cover the image, row by row.
     """
 
     names: tuple[str, ...]

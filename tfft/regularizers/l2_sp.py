@@ -239,4 +239,4 @@ def _strength_problems(strength: Any) -> list[str]:
     number = isinstance(strength, (int, float)) and not isinstance(strength, bool)
     if number and math.isfinite(strength) and strength >= 0:
         return []
-    return [f"strength must be a finite number of 0 or more, got {strength!r}"]
+    return [f"strength must be a finite number of 0 or more, received {strength!r}"]

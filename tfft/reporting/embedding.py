@@ -1,6 +1,6 @@
 """Map of the held-out examples by their features: :func:`embed`, :func:`draw_map`.
 
-Implementation notes: the map is plain SVG inside the page, and pictures appear by CSS, since a report has no scripts.
+Implementation notes: the map is plain SVG inside the page, and images appear by CSS, since a report has no scripts.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def draw_map(
 ) -> str:
     """Return a map as SVG: a dot for each example in the colour of its true label, a ring around wrong predictions.
 
-    The name of an example is its tooltip; its picture, if it has one, appears under the pointer.
+    The name of an example is its tooltip; its image, if it has one, appears under the pointer.
 
     Args:
         embedding: Places of the examples.

@@ -22,7 +22,7 @@ _COLOURS = np.array(((40, 30, 120), (30, 150, 190), (250, 215, 60), (200, 30, 20
 def write_explanations(found: Sequence[Explanation], path: str | os.PathLike[str]) -> pathlib.Path:
     """Write explanations as one HTML file without scripts, which needs no network.
 
-    Pictures are blue where they say nothing, and yellow to red where they speak for the class. Words and spans of time
+    Images are blue where they say nothing, and yellow to red where they speak for the class. Words and spans of time
     are green where they speak for the class and red where they speak against it; the strongest of an example has the
     full colour.
 
@@ -43,7 +43,7 @@ def write_explanations(found: Sequence[Explanation], path: str | os.PathLike[str
 
 
 def add_explanations(page: Page, found: Sequence[Explanation]) -> None:
-    """Add explanations to a page: pictures in a grid, other examples one below the other.
+    """Add explanations to a page: images in a grid, other examples one below the other.
 
     Args:
         page: Page under construction.
@@ -65,16 +65,16 @@ def _caption(one: Explanation) -> str:
 
 
 def overlay(one: Explanation) -> bytes:
-    """Return the picture of an explanation with its heat map, a JPEG file.
+    """Return the image of an explanation with its heat map, a JPEG file.
 
     Args:
-        one: Explanation with a picture.
+        one: Explanation with an image.
 
     Raises:
         DataError: If it has none.
     """
     if one.picture is None:
-        raise DataError(f"Expected the explanation of an image. Received: that of {one.name!r}, which has no picture.")
+        raise DataError(f"Expected the explanation of an image. Received: that of {one.name!r}, which has no image.")
     places = np.linspace(0, 1, len(_COLOURS))
     heat = np.stack([np.interp(one.relevance, places, channel) for channel in _COLOURS.T], axis=-1)
     grey = one.picture.astype(np.float32).mean(axis=-1, keepdims=True)

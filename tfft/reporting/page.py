@@ -68,7 +68,7 @@ class Page:
         self._parts.append(f'<div class="scroll"><table><tr>{head}{"".join(lines)}</table></div>')
 
     def figure(self, drawn: Any, description: str) -> None:
-        """Add a matplotlib figure as a picture with a description."""
+        """Add a matplotlib figure as an image with a description."""
         data = base64.b64encode(as_svg(drawn).encode()).decode("ascii")
         self._parts.append(
             f'<p class="figure"><img alt="{escaped(description)}" src="data:image/svg+xml;base64,{data}"></p>'
@@ -79,11 +79,11 @@ class Page:
         self._parts.append(f'<div aria-label="{escaped(description)}">{svg}</div>')
 
     def examples(self, items: Iterable[tuple[str, registry.ExampleResult]]) -> None:
-        """Add examples, each with its picture or text, its label and its prediction."""
+        """Add examples, each with its image or text, its label and its prediction."""
         self._parts.append(f'<div class="items">{"".join(_example(name, result) for name, result in items)}</div>')
 
     def pictures(self, items: Iterable[registry.ReportPicture]) -> None:
-        """Add large pictures with their captions."""
+        """Add large images with their captions."""
         figures = (
             f'<figure><img alt="" src="data:image/jpeg;base64,{base64.b64encode(one.jpeg).decode("ascii")}">'
             f"<figcaption>{escaped(one.caption)}</figcaption></figure>"

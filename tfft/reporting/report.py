@@ -40,7 +40,7 @@ def write_report(
 
     It shows scores with intervals and baselines, learning curves, scores per class, the confusion matrix, the
     calibration of the probabilities, the most confident mistakes and what spoke for the wrong class in them, the least
-    certain predictions, a map of the features, what a task adds (for detection and segmentation the worst pictures,
+    certain predictions, a map of the features, what a task adds (for detection and segmentation the worst images,
     drawn), the findings of the data check, and every setting with its reason. The model predicts the held-out examples
     again for this.
 
@@ -86,7 +86,7 @@ def write_report(
 
 def _overview(page: Page, run: Run) -> None:
     trained = [phase for phase in run.plan.phases if phase.unfreeze not in (0, "none")]
-    page.text(f"{run.plan.backbone}, plan {run.plan.name or 'of your own'}, trained on {run.plan.data}.", "soft")
+    page.text(f"{run.plan.backbone}, plan {run.plan.name or '(custom)'}, trained on {run.plan.data}.", "soft")
     named = [("after the first phase", run.frozen_scores)] if trained and len(run.plan.phases) > 1 else []
     named += [("at the end", run.final_scores)]
     named += [("without duplicates of training examples", run.deduplicated_scores)] if run.deduplicated_scores else []
@@ -135,7 +135,7 @@ def _classes(page: Page, scores: Scores) -> None:
             page.figure(drawn, "Confusion matrix: true classes down, predictions across")
         if scores.most_confused:
             pairs = "; ".join(f"{true} as {given} ({count})" for true, given, count in scores.most_confused)
-            page.text(f"Most confused, true class first: {pairs}.")
+            page.text(f"Most confused (true class first): {pairs}.")
 
 
 def _predictions(page: Page, held_out: HeldOut) -> None:
@@ -153,7 +153,7 @@ def _predictions(page: Page, held_out: HeldOut) -> None:
     if wrong:
         page.examples(wrong[:_EXAMPLES])
     else:
-        page.text("No held-out example is predicted wrongly.", "good")
+        page.text("No held-out example is misclassified.", "good")
     doubtful = sorted(  # the names differ, so results are never compared
         (result.confidence, name, result)
         for name, result in pairs
@@ -176,7 +176,7 @@ def _map(page: Page, held_out: HeldOut) -> None:
     page.section("Map of the features")
     shown = f"{len(found.rows):,} of {len(labels):,}" if len(found.rows) < len(labels) else f"All {len(labels):,}"
     page.text(
-        f"{shown} held-out examples by {found.method}; red rings mark wrong predictions, and names and pictures appear "
+        f"{shown} held-out examples by {found.method}; red rings mark wrong predictions, and names and images appear "
         "under the pointer. Distances on such a map are not those of the features. In the features themselves, the "
         f"nearest neighbour of {found.neighbours:.1%} of these examples has their label.", "soft",
     )  # fmt: skip
@@ -196,7 +196,7 @@ def _explanations(page: Page, run: Run, held_out: HeldOut) -> None:
         return
     page.section("Why the most confident mistakes")
     page.text(
-        "Pictures are yellow to red where they speak for the predicted class; words and moments are green, and red "
+        "Images are yellow to red where they speak for the predicted class; words and moments are green, and red "
         "where they speak against it.", "soft",
     )  # fmt: skip
     add_explanations(page, found)
@@ -233,7 +233,7 @@ def _calibration(page: Page, results: Sequence[registry.ExampleResult]) -> None:
     page.figure(reliability_figure(found), "Reliability diagram: accuracy by probability")
     page.section("Answering only when certain")
     page.text(
-        "If less probable predictions are left to a person, fewer examples get an answer and more of the answers are "
+        "If less probable predictions are referred to a person, fewer examples get an answer and more answers are "
         "right. A threshold that is chosen here makes its accuracy look slightly better than it is.", "soft",
     )  # fmt: skip
     page.table(

@@ -132,7 +132,9 @@ def _columns(instances: Any, specs: Mapping[str, Any]) -> dict[str, list[Any]]:
         return {next(iter(specs)): instances}
     wrong = [i for i, one in enumerate(instances) if not isinstance(one, dict) or set(one) != set(specs)]
     if wrong:
-        raise DataError(f"instances: expected objects with {join_names(specs)}. Number {wrong[0]} is another one.")
+        raise DataError(
+            f"instances: expected objects with {join_names(specs)}. Received another one at position {wrong[0]}."
+        )
     return {name: [one[name] for one in instances] for name in specs}
 
 

@@ -161,7 +161,7 @@ def _trained(head: heads.Head, width: int) -> _Trained:
     task = registry.task(head.task)
     shapes = {0: (*_SHAPES.get(task.feature_level, ()), width)}
     if task.feature_level == "pyramid":
-        side = 2 * max(task.strides)  # pixels of the picture
+        side = 2 * max(task.strides)  # pixels of the image
         shapes = {stride: (side // stride, side // stride, width) for stride in task.strides}
     random = np.random.default_rng(0)
     maps = {stride: random.normal(size=(64, *shape)).astype("float32") for stride, shape in shapes.items()}

@@ -142,7 +142,7 @@ def _seconds(trial: Trial) -> float:
 
 
 def _check(model: keras.Model, start: int, limit: int | None, memory: float | None) -> None:
-    check_plain(model, "tried at several batch sizes")
+    check_plain(model, "tried with several batch sizes")
     problems = []
     if not model.compiled:
         problems.append("the model is not compiled: time and memory depend on the loss and the optimizer")
@@ -150,9 +150,9 @@ def _check(model: keras.Model, start: int, limit: int | None, memory: float | No
         problems.append("nothing in the model trains")
     for name, value in (("start", start), ("limit", limit)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            problems.append(f"{name} must be an int of at least 1, got {value!r}")
+            problems.append(f"{name} must be an int of at least 1, received {value!r}")
     if memory is not None and not memory > 0:
-        problems.append(f"memory is a number of megabytes over 0, got {memory!r}")
+        problems.append(f"memory is a number of megabytes over 0, received {memory!r}")
     raise_problems(PlanError, "No batch size can be found", problems)
 
 
@@ -168,7 +168,7 @@ def _rows(examples: Any) -> tuple[Any, int | None]:
         raise DataError(f"Expected a dataset of batches, or (inputs, labels). Received: {type(examples).__name__}.")
     flat = [] if examples is None else keras.tree.flatten(examples)
     if not flat or not len(flat[0]):
-        raise DataError("There is no example to try a batch with. With drop_remainder, small data gives no batch.")
+        raise DataError("Expected at least one batch. Received: none. With drop_remainder, small data gives no batch.")
     return keras.tree.map_structure(tf.convert_to_tensor, examples), known
 
 
@@ -287,10 +287,10 @@ class _Search:
         if failed:
             reason += f"{min(failed)} did not."
         elif largest == self._highest:
-            reason += "more was not looked at"
+            reason += "larger sizes were not tried"
             reason += f", there are {known} examples." if known and known < 2 * largest else "."
         elif self._meter.allowed is None or self._base is None:
-            reason += "more was not tried, as it would not be faster; memory was not measured."
+            reason += "larger sizes were not tried, as they would not be faster; memory was not measured."
         else:
             expected = self._expected(2 * largest)
             reason += f"{2 * largest} would take about {expected:,.0f} MB of the {self._meter.allowed:,.0f} allowed."

@@ -141,10 +141,10 @@ class PhaseWatch(keras.callbacks.Callback):
 
     def _give_up(self, loss: float, epoch: int, where: str) -> None:
         self.restore_best()
-        back = f"of its epoch {self.best_epoch}" if self.best_epoch else "from before it"
+        back = f"of epoch {self.best_epoch}" if self.best_epoch else "from before the phase"
         raise PlanError(
             f"Phase {self.phase.name!r}: the loss became {loss} at {where}, at a learning rate of up to "
-            f"{self.phase.learning_rate:g}. {self._why()} The model has been given back the weights {back}."
+            f"{self.phase.learning_rate:g}. {self._why()} The weights {back} were restored."
         )
 
 

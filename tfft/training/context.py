@@ -110,7 +110,7 @@ class TrainingContext:
             held_out = None if part.validation is None else one_hot(part.validation, head.units)
             part = dataclasses.replace(part, dataset=training, validation=held_out)
             if self.source is not None and part.model.inputs[0].shape != self.model.inputs[0].shape:
-                notes.append(f"phase {phase.name!r}: frozen layers run once, so features are mixed, not inputs")
+                notes.append(f"phase {phase.name!r}: frozen layers run once, so features are mixed instead of inputs")
         if self.class_weight is not None:
             part = dataclasses.replace(part, dataset=apply_class_weights(part.dataset, self.class_weight))
         return part, steps, arguments
@@ -125,9 +125,7 @@ def slice_for(context: TrainingContext, phase: Phase, notes: list[str]) -> None:
         found = relative_gradients(model, context.dataset, loss=context.compile_arguments["loss"])
         among = {block.name for block in select(model, phase.unfreeze)}
         chosen = [name for name in found.best(len(found.rows)) if name in among][: phase.num_surgical_blocks]
-        notes.append(
-            f"phase {phase.name!r}: the largest gradients for the size of the weights are in {join_names(chosen)}"
-        )
+        notes.append(f"phase {phase.name!r}: the largest gradients relative to the weights are in {join_names(chosen)}")
         unfreeze(model, chosen, batch_norm=context.batch_norm)
     if phase.lora_rank:
         add_lora(model, phase.unfreeze, phase.lora_rank, seed=context.seed)

@@ -36,8 +36,8 @@ def check_contrast(model: keras.Model, phases: Sequence[Phase]) -> None:
     head = heads.from_model(model)
     if not registry.task(head.task).exclusive_classes:
         raise PlanError(
-            f"Phase {names[0]!r} is contrastive: two examples are of one class or of two. So it takes a head for "
-            f"classification or binary, and the model's is for {head.task}."
+            f"Phase {names[0]!r} is contrastive: it compares examples by class. Expected a head for classification "
+            f"or binary. Received: {head.task}."
         )
 
 
@@ -62,7 +62,7 @@ def contrast(context: TrainingContext, phase: Phase, notes: list[str]) -> tuple[
     names = heads.from_model(context.model).class_names or ()
     counts = np.bincount(labels, minlength=len(names))
     check_classes(counts, names)
-    notes.append(f"phase {phase.name!r}: its scores are of the head from before, which these features do not fit")
+    notes.append(f"phase {phase.name!r}: its scores are those of the previous head, which does not fit these features")
     if counts.max() >= MOST:
         notes.append(f"phase {phase.name!r}: at most {MOST} examples of each class are compared")
     alone = int((counts == 1).sum())
@@ -72,11 +72,14 @@ def contrast(context: TrainingContext, phase: Phase, notes: list[str]) -> tuple[
             + in_number(f"{alone} classes have one example, which is paired with those of other classes only")
         )
     if context.class_weight is not None:
-        notes.append(f"phase {phase.name!r}: the weights of classes are not used for pairs")
+        notes.append(f"phase {phase.name!r}: class weights are not used for pairs")
     size = SIZE
     if context.microbatch_size is not None and context.microbatch_size < SIZE:
         size = max(_LEAST, context.microbatch_size)
-        notes.append(f"phase {phase.name!r}: batches have {size} examples, because all of a batch are compared at once")
+        notes.append(
+            f"phase {phase.name!r}: batches have {size} examples, because all examples of a batch are "
+            "compared with each other"
+        )
     dataset = fetched_pairs(
         fetch, labels, shown=phase.contrastive_repeats, size=size, seed=context.seed, epoch=context.epoch
     )
@@ -102,7 +105,7 @@ def _examples(
     if found is None:
         raise DataError(
             f"Phase {phase.name!r} is contrastive: it puts examples of several batches together, so all must have one "
-            "shape, and these have several. Resize the pictures to one size."
+            "shape, and these have several. Resize the images to one size."
         )
     return context.model, *found
 
@@ -141,7 +144,7 @@ def _collect(dataset: tf.data.Dataset) -> _Paired | None:
             rows.append([value.copy() if isinstance(value, np.ndarray) else value for value in row])
             classes.append(label)
     if not rows:
-        raise DataError("The training data holds no example, so there are no pairs.")
+        raise DataError("The training data holds no example, so it has no pairs.")
     # A list of texts as it is: an array of bytes would lose zeros at their ends.
     stacked = [c if isinstance(c[0], bytes) else np.stack(c) for c in map(list, zip(*rows, strict=True))]
     with tf.device("CPU:0"):

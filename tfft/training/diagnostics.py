@@ -48,7 +48,7 @@ def audit_phase(check: Audit, part: TrainableSuffix, phase: Phase) -> tuple[Audi
     if still:
         raise AuditError(
             f"In phase {phase.name!r} {len(still)} trainable variables have a gradient but did not change: "
-            f"{join_names(v.path for v in still)}. Learning rate {phase.learning_rate:g}; did a callback put them back?"
+            f"{join_names(v.path for v in still)}. Learning rate {phase.learning_rate:g}; did a callback restore them?"
         )
     notes, large = [], [v.path for v in pulled]
     if large:

@@ -65,11 +65,11 @@ def microbatched(
     """
     problems = []
     if isinstance(microbatch_size, bool) or not isinstance(microbatch_size, int) or microbatch_size < 1:
-        problems.append(f"microbatch_size must be an int of at least 1, got {microbatch_size!r}")
+        problems.append(f"microbatch_size must be an int of at least 1, received {microbatch_size!r}")
     if batch_norm not in ("refuse", "parts"):
-        problems.append(f"batch_norm must be 'refuse' or 'parts', got {batch_norm!r}")
-    raise_problems(PlanError, "A batch cannot be cut like this", problems)
-    check_plain(model, "trained in parts")
+        problems.append(f"batch_norm must be 'refuse' or 'parts', received {batch_norm!r}")
+    raise_problems(PlanError, "The microbatch settings cannot be used", problems)
+    check_plain(model, "trained in microbatches")
     return _InParts(model, microbatch_size, batch_norm)
 
 
@@ -77,7 +77,7 @@ def check_plain(model: keras.Model, purpose: str) -> None:
     """Raise :class:`PlanError` for a model that is not functional, or has its own training step."""
     if not is_functional(model):
         raise PlanError(
-            f"{getattr(model, 'name', model)!r} cannot be {purpose}: Keras knows no graph of it (a subclass of "
+            f"{getattr(model, 'name', model)!r} cannot be {purpose}: it has no Keras graph (a subclass of "
             "keras.Model, or not built). Wrap it: keras.Model(inputs, model(inputs)), or build it."
         )
     own = [name for name in _OWN if getattr(type(model), name) is not getattr(keras.Model, name)]
@@ -209,10 +209,11 @@ def _check_losses(model: keras.Model) -> None:
             problems.append(f"{loss.name!r} has reduction={reduction!r}, expected a mean: 'sum_over_batch_size'")
         if getattr(loss, "ignore_class", None) is not None:
             problems.append(
-                f"{loss.name!r} has ignore_class={loss.ignore_class!r}, so it is a mean over labels of which each part "
-                "has another number; give those examples the sample_weight 0"
+                f"{loss.name!r} has ignore_class={loss.ignore_class!r}, so it is a mean over labels whose number "
+                "differs "
+                "between microbatches; give those examples the sample_weight 0"
             )
-    raise_problems(PlanError, "The loss of a batch cannot be put together from its parts", problems)
+    raise_problems(PlanError, "The loss of a batch cannot be computed from microbatches", problems)
 
 
 def _check_statistics(model: keras.Model) -> None:
@@ -224,12 +225,12 @@ def _check_statistics(model: keras.Model) -> None:
     ]
     if names:
         raise PlanError(
-            f"{len(names)} layers with BatchNormalization train: {join_names(names, limit=5)}. In parts they "
-            "would see the "
-            "statistics of a part, not of the batch, and the result would not be that of the whole batch. Keep them "
-            "fixed: tfft.unfreeze(model, blocks, batch_norm='fixed') (for an opened SavedModel: load_backbone(..., "
-            "batch_norm='fixed')). If statistics of parts will do, or the layers are called with training=False: "
-            "microbatched(..., batch_norm='parts')."
+            f"{len(names)} layers with BatchNormalization train: {join_names(names, limit=5)}. They would "
+            "see the statistics of a microbatch, so the result would differ from that of the whole batch. Keep them "
+            "fixed: tfft.unfreeze(model, blocks, batch_norm='fixed') (for an opened SavedModel: "
+            "load_backbone(..., "
+            "batch_norm='fixed')). If statistics of microbatches are acceptable, or the layers are called with "
+            "training=False: microbatched(..., batch_norm='parts')."
         )
 
 
@@ -237,5 +238,5 @@ def _check_masks(model: keras.Model, predicted: Any) -> None:
     if any(has_mask(t) for t in keras.tree.flatten(predicted)):
         raise PlanError(
             f"The output of {model.name!r} carries a mask, so its loss is a mean over the positions that are not "
-            "masked, of which each part has another number. Train it on whole batches, or mask with sample_weight."
+            "masked, whose number differs between microbatches. Train it on whole batches, or mask with sample_weight."
         )

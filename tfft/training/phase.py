@@ -239,7 +239,7 @@ def _worse_than_before(context: TrainingContext, phase: Phase, score: Score | No
     return [
         f"phase {phase.name!r}: with the tuned features the model is worse on the validation examples "
         f"({shown(score)}) than it was in phase {name!r} ({shown(best)}). They are kept anyway: so few examples "
-        "cannot show which is better"
+        "cannot settle which is better"
     ]
 
 
@@ -254,6 +254,6 @@ def _measured(part: TrainableSuffix, arguments: Callable[[], Mapping[str, Any]])
 
 def _kept(phase: Phase, what: str) -> str:
     return (
-        f"phase {phase.name!r}: no {what} was better on the validation examples than the weights from before it, "
+        f"phase {phase.name!r}: no {what} was better on the validation examples than the initial weights, "
         "so those were kept"
     )

@@ -58,7 +58,7 @@ def _together(phase: Phase, validation: bool) -> Iterator[str]:
     if phase.lora_rank and phase.num_surgical_blocks:
         yield "num_surgical_blocks chooses among the blocks, and lora_rank takes those of unfreeze: give one of them"
     if isinstance(phase.unfreeze, int) and is_whole(phase.reinitialize) and phase.reinitialize > phase.unfreeze > 0:
-        yield f"reinitialize={phase.reinitialize} is more than the {phase.unfreeze} blocks that train"
+        yield f"reinitialize={phase.reinitialize} exceeds the {phase.unfreeze} blocks that train"
     if phase.reinitialize and phase.interpolate:
         yield "interpolate goes back to the weights before the phase, and reinitialize discards those"
     if phase.unfreeze in ("none", 0):
@@ -70,7 +70,7 @@ def _together(phase: Phase, validation: bool) -> Iterator[str]:
         if phase.layer_decay != 1 or phase.lr_multipliers:
             asked.append("layer_decay or lr_multipliers")
         if asked:
-            yield f"no block trains, so {join_names(asked)} would do nothing"
+            yield f"no block trains, so {join_names(asked)} would have no effect"
     if phase.contrastive_repeats:
         yield from _contrastive(phase)
     if not validation:
@@ -82,11 +82,11 @@ def _together(phase: Phase, validation: bool) -> Iterator[str]:
 
 def _contrastive(phase: Phase) -> Iterator[str]:
     if phase.mixup_alpha or phase.cutmix_alpha:
-        yield "contrastive_repeats compares examples of one class or of two; mixup and cutmix make examples of both"
+        yield "contrastive_repeats compares examples by class; mixup and cutmix mix classes"
     if phase.num_surgical_blocks:
         yield "num_surgical_blocks chooses blocks by the loss of the head, which a contrastive phase does not train"
     if phase.reinitialize:
-        yield "contrastive_repeats is for few examples, which cannot teach the new weights of reinitialize anything"
+        yield "contrastive_repeats is for few examples, which are too few to train the new weights of reinitialize"
     if phase.interpolate or phase.schedule == "plateau":
         waits = [
             n for n, asked in (("interpolate", phase.interpolate), ("plateau", phase.schedule == "plateau")) if asked

@@ -216,8 +216,8 @@ def solve(
     train, held_out = source.extract(prefix, verbose, varied=False)
     if any(isinstance(part, Ragged) for part in train.parts):
         raise PlanError(
-            f"The head of {model.name!r} predicts for every token of a text, so it cannot be solved on one row of "
-            "features for each text. Train it: a phase with epochs, a rate and head='train'."
+            f"The head of {model.name!r} predicts for every token of a text, so it cannot be solved on one "
+            "feature vector per text. Train it: a phase with epochs, a learning rate and head='train'."
         )
     features, head = np.asarray(train.arrays), heads.from_model(model)
     labels: Any = train.labels  # without labels, solving raises the error
@@ -235,7 +235,7 @@ def solve(
         if solved.best is not None:
             note += f", the best of {len(solved.table)} tried (held-out loss {solved.best.loss:.4f})"
         if not solved.converged:
-            note += "; it stopped before it met its tolerance"
+            note += "; it stopped before reaching its tolerance"
     batch = source.batch_size
     validation = None if held_out is None else held_out.dataset(batch)
     return Probe(TrainableSuffix(suffix, train.dataset(batch), validation, features=train), note)
@@ -297,7 +297,7 @@ def _gap(model: keras.Model, suffix: keras.Model, train: Features, source: Featu
     if worst <= _GAPS[source.dtype]:
         return ""
     return (
-        f"With features kept without padding the model's results differ by {worst:.2g} of the largest: a layer of "
+        f"With features cached without padding, the model's results differ by {worst:.2g} of the largest: a layer of "
         f"{model.name!r} looks at the padding behind the end of a text. Let it use the mask."
     )
 

@@ -181,7 +181,7 @@ class RunTracking:
             try:
                 act(tracker)
             except Exception as error:  # of a server, a disk or a package: none of them may stop a training
-                warnings.warn(f"{name} failed and is left out from here on: {error}", stacklevel=3)
+                warnings.warn(f"{name} failed and is disabled for the rest of the run: {error}", stacklevel=3)
                 del self._trackers[name]
 
 

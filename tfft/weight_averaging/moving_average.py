@@ -199,7 +199,7 @@ class ExponentialMovingAverage(_Average):
 
     def __init__(self, decay: float = 0.999, *, ramp: bool = True, refresh: tf.data.Dataset | None = None) -> None:
         if not is_number(decay) or not 0 <= decay < 1:
-            raise PlanError(f"decay must be a number from 0 to below 1, got {decay!r}.")
+            raise PlanError(f"decay must be a number from 0 to below 1, received {decay!r}.")
         super().__init__(refresh)
         self.decay, self.ramp = float(decay), bool(ramp)
 
@@ -220,7 +220,7 @@ class StochasticWeightAveraging(_Average):
     Izmailov et al., Averaging Weights Leads to Wider Optima and Better Generalization (2018).
 
     Args:
-        share: Last part of the training that is averaged, over 0 and at most 1; at least one epoch or step.
+        share: Last part of the training that is averaged, above 0 and at most 1; at least one epoch or step.
         every: ``"epoch"`` takes the weights at the end of each epoch, ``"step"`` after each step, which is better
             for few epochs and needs a dataset whose length is known.
         refresh: Training examples in batches: BatchNorm statistics that train are recomputed on them, by
@@ -248,9 +248,9 @@ class StochasticWeightAveraging(_Average):
     ) -> None:
         problems = []
         if not is_number(share) or not 0 < share <= 1:
-            problems.append(f"share must be a number over 0 and at most 1, got {share!r}")
+            problems.append(f"share must be a number above 0 and at most 1, received {share!r}")
         if every not in ("epoch", "step"):
-            problems.append(f"every must be one of {join_names(('epoch', 'step'))}, got {every!r}")
+            problems.append(f"every must be one of {join_names(('epoch', 'step'))}, received {every!r}")
         raise_problems(PlanError, "The average cannot be made", problems)
         super().__init__(refresh)
         self.share, self.every = float(share), every

@@ -125,7 +125,7 @@ def interpolate(
         >>> print(tfft.weight_averaging.interpolate(model, before, validation))
     """
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 2:
-        raise PlanError(f"steps must be an int of at least 2, both ends included, got {steps!r}.")
+        raise PlanError(f"steps must be an int of at least 2, both ends included, received {steps!r}.")
     measure = Measure(model, dataset, metric)
     line = _Line(model, matched(model, start, "start"), refresh)
     points: list[Point] = []

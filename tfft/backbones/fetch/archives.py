@@ -43,7 +43,7 @@ class _Guarded:
         if not 0 <= size <= _MOST_HEADER:
             _refuse(self._path, f"a header in it claims {size:,} bytes")
         if self._reads > 4 * MOST_MEMBERS + self._most // 2**13:
-            _refuse(self._path, "its headers have no end")
+            _refuse(self._path, "its headers never end")
         return self._file.read(size)
 
     def seek(self, position: int, whence: int = 0) -> int:

@@ -83,9 +83,10 @@ def check_pin(handle: str, wanted: str | None, found: str) -> None:
     """
     if wanted is not None and wanted != found:
         raise SavedModelError(
-            f"{handle!r} is pinned to another content, so it was not opened: expected sha256 {wanted}, found {found}. "
-            "It was changed, or was not copied as a whole. If the new content is what you want, look at it and pin "
-            "that digest instead."
+            f"{handle!r} is pinned to different content, so it was not opened: expected sha256 {wanted}, found "
+            f"{found}. "
+            "It was changed or copied incompletely. If you want the new content, inspect it and pin "
+            "its digest instead."
         )
 
 
@@ -101,7 +102,9 @@ def _files(folder: Path) -> list[tuple[str, Path]]:
             if inside == MANIFEST:
                 continue
             if not file.is_file() or "\n" in inside or "\\" in inside:
-                raise SavedModelError(f"{str(file)!r} is no ordinary file, or its name is none, so there is no digest.")
+                raise SavedModelError(
+                    f"{str(file)!r} is not a regular file, or has an invalid name, so there is no digest."
+                )
             found[inside] = file
     return sorted(found.items(), key=lambda item: os.fsencode(item[0]))
 

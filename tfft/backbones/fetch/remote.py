@@ -1,4 +1,4 @@
-"""Models that lie on a server: TF Hub and Kaggle, through the packages that own their caches.
+"""Models on a server: TF Hub and Kaggle, through the packages that own their caches.
 
 Hides that tensorflow_hub no longer imports beside a new setuptools, where the caches keep what, and
 that a machine without a network should get an error at once, with the way out.
@@ -39,7 +39,7 @@ class HubAddress:
         return handle.startswith("https://")
 
     def fetch(self, handle: str) -> Path:
-        """Return the folder in the cache; HandleError with what to do where it cannot be had."""
+        """Return the folder in the cache; raise HandleError with advice if it cannot be downloaded."""
         address = handle.split("?")[0].rstrip("/")
         if "kaggle.com/models/" in address:  # as copied from the browser: .../frameworks/X/variations/Y/versions/1
             address = self._web_page.sub("", address)
@@ -49,7 +49,7 @@ class HubAddress:
         parts = urllib.parse.urlsplit(address)
         host, port = parts.hostname or "", parts.port or 443
         try:
-            with impatient(host, port):
+            with short_timeout(host, port):
                 return Path(_import_hub().resolve(address))
         except urllib.error.HTTPError as error:
             reason = f"{host} answered {error.code} {error.reason}"
@@ -102,8 +102,8 @@ def _pkg_resources() -> Iterator[None]:
 
 
 @contextmanager
-def impatient(host: str, port: int = 443) -> Iterator[None]:
-    """Within it a server that cannot be reached is an OSError after seconds, not after minutes.
+def short_timeout(host: str, port: int = 443) -> Iterator[None]:
+    """Context in which an unreachable server is an OSError after seconds, not minutes.
 
     Args:
         host: Name of the server, tried before anything else.
@@ -146,7 +146,7 @@ class KaggleName:
         return bool(_KAGGLE_NAME.match(handle)) and not handle.startswith(".")
 
     def fetch(self, handle: str) -> Path:
-        """Return the folder in the cache; HandleError with what to do where it cannot be had."""
+        """Return the folder in the cache; raise HandleError with advice if it cannot be downloaded."""
         place = Path(os.environ.get("KAGGLEHUB_CACHE") or Path.home() / ".cache" / "kagglehub").expanduser()
         entry = place / "models" / handle
         if handle.count("/") == 4 and entry.with_name(f"{entry.name}.complete").exists() and entry.is_dir():
@@ -156,7 +156,7 @@ class KaggleName:
         except ImportError:
             missing_package("kagglehub", f"The Kaggle model {handle!r}", 'pip install "tfft[kaggle]"')
         try:
-            with impatient("www.kaggle.com"):
+            with short_timeout("www.kaggle.com"):
                 return Path(kagglehub.model_download(handle))
         except Exception as error:  # kagglehub and requests raise a dozen unrelated classes
             if not isinstance(error, (OSError, ValueError)) and type(error).__module__.split(".")[0] not in (

@@ -140,7 +140,9 @@ def _unknown(text: str) -> NoReturn:
             f"{text!r} is built by Keras and has no SavedModel folder. Use tfft.load_backbone({text!r}) instead."
         )
     if text.startswith("http://"):
-        raise HandleError(f"{text!r} is not fetched over plain http, where anyone on the way could swap it. Use https.")
+        raise HandleError(
+            f"{text!r} is not fetched over plain http, where anyone in between could replace it. Use https."
+        )
     if path.is_file():
         raise SavedModelError(
             f"{text!r} is a file; expected a SavedModel folder{_folder_of(path)}, or a {' / '.join(SUFFIXES)} of one."

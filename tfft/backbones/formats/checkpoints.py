@@ -119,7 +119,7 @@ class _Tensor:
         numbers = [offset, *_integers(shape), *_integers(strides)]
         whole = all(isinstance(n, int) and 0 <= n < 2**62 for n in numbers)
         if not isinstance(storage, _Storage) or not isinstance(offset, int) or not whole:
-            raise pickle.UnpicklingError("a tensor that is not described by a storage and whole numbers")
+            raise pickle.UnpicklingError("a tensor that is not described by a storage and integers")
         self.storage = storage
         self.offset = offset
         self.shape = _integers(shape)

@@ -35,7 +35,7 @@ def from_frozen_graph(path: Path, options: LoadOptions) -> Backbone:
     Args:
         path: The file.
         options: As :func:`tfft.backbones.load_backbone` takes them. ``output`` may name any node of the graph. A pin
-            stands for ``trust=True``.
+            implies ``trust=True``.
 
     Returns:
         The backbone. Nothing of it can be trained without ``constants="trainable"``.
@@ -73,15 +73,14 @@ def from_frozen_graph(path: Path, options: LoadOptions) -> Backbone:
 def _read(path: Path) -> Any:
     graph_def = tf.compat.v1.GraphDef()
     if path.stat().st_size > folder_scan.MOST_PROTO:
-        raise SavedModelError(f"{str(path)!r} is larger than {folder_scan.MOST_PROTO:,} bytes, so it is no graph.")
+        raise SavedModelError(f"{str(path)!r} is larger than {folder_scan.MOST_PROTO:,} bytes, so it is not a graph.")
     try:
         graph_def.ParseFromString(path.read_bytes())
     except Exception as error:  # protobuf's own class, which differs between its implementations
         raise SavedModelError(f"{str(path)!r} cannot be parsed as a graph of TensorFlow: {error}") from error
     if not any(node.op for node in graph_def.node):
         raise SavedModelError(
-            f"{str(path)!r} holds no graph. If it is the file of a SavedModel, call it saved_model.pb and load its "
-            "folder."
+            f"{str(path)!r} holds no graph. If it belongs to a SavedModel, name it saved_model.pb and load its folder."
         )
     return graph_def
 

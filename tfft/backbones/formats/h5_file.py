@@ -26,7 +26,7 @@ _KINDS = "fiub"
 
 @contextlib.contextmanager
 def opened_h5(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
-    """Open a file for reading, after a look at everything in it.
+    """Open a file for reading, after checking everything in it.
 
     Args:
         path: The file.

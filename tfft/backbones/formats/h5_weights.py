@@ -31,7 +31,7 @@ def assign_weights(model: keras.Model, path: Path) -> None:
     if len(stored) < len(layers):
         raise BackboneError(
             f"Expected weights of {model.name!r}, which has {len(layers)} layers with weights. Received: {path} with "
-            f"{len(stored)}. Name the network that the file is of."
+            f"{len(stored)}. Name the network that the weights belong to."
         )
     # Names may differ, so the order counts; what comes behind the last layer is a classifier.
     first = dict(stored[: len(layers)])
@@ -61,7 +61,7 @@ def _fitting(
     if ours != theirs:
         raise BackboneError(
             f"{path} does not hold weights of {model.name!r}: its layer {layer.name!r} has the shapes {ours}. "
-            f"Received: {theirs} ({name!r}). Name the network that the file is of."
+            f"Received: {theirs} ({name!r}). Name the network that the weights belong to."
         )
     return values
 

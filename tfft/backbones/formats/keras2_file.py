@@ -68,14 +68,14 @@ def refuse_lambda(path: Path, config: Any) -> None:
 
 
 def refuse_changed(path: Path, config: Any) -> None:
-    """Refuse a model of Keras 2 of which Keras 3 would compute something else.
+    """Refuse a Keras 2 model for which Keras 3 would compute different results.
 
     Raises:
         BackboneError: There is such a function in it, with a cause, as where Keras 3 fails.
     """
     if written_by_keras2(path) and any("hard_sigmoid" in value.values() for value in mappings_in(config)):
         # 0.2 x + 0.5 in Keras 2, x / 6 + 0.5 in Keras 3, without a word.
-        cause = ValueError("its activation 'hard_sigmoid' is another function in Keras 3")
+        cause = ValueError("its activation 'hard_sigmoid' is a different function in Keras 3")
         raise BackboneError(f"Keras cannot load {path}: {cause}.") from cause
 
 
@@ -96,7 +96,7 @@ def load_h5_model(path: Path) -> keras.Model:
         config = read_config(file)
     if config is None:
         raise BackboneError(
-            f"{path} holds weights and no model. Name the network that they are of: "
+            f"{path} holds weights but no model. Name the network that they belong to: "
             f'tfft.load_backbone("keras:ResNet50", weights="{path}"); or build it, call load_weights, and pass it.'
         )
     refuse_lambda(path, config)
@@ -243,7 +243,8 @@ def _check_names(path: Path, config: Any, tf_keras: Any) -> None:
                 odd.add(f"tf.{called}")
     if odd:
         raise UnsafeModelError(
-            f"{path} was not loaded: it names what is no layer of Keras ({join_names(sorted(odd), limit=5)}), and "
+            f"{path} was not loaded: it names classes that are not Keras layers "
+            f"({join_names(sorted(odd), limit=5)}), and "
             "Keras 2 would import or call it. Where the model was made, save it with model.export(folder), and load "
             "that folder."
         )

@@ -47,7 +47,9 @@ def from_onnx(path: Path, options: LoadOptions) -> Backbone:
     """
     onnx, convert = _packages()
     if path.stat().st_size > folder_scan.MOST_PROTO:
-        raise SavedModelError(f"{str(path)!r} is larger than {folder_scan.MOST_PROTO:,} bytes, so it is no ONNX model.")
+        raise SavedModelError(
+            f"{str(path)!r} is larger than {folder_scan.MOST_PROTO:,} bytes, so it is not an ONNX model."
+        )
     try:
         proto = onnx.load_model_from_string(path.read_bytes())  # never follows a path inside of the file
         _check(proto, onnx, path)
@@ -61,8 +63,8 @@ def from_onnx(path: Path, options: LoadOptions) -> Backbone:
     except Exception as error:  # the converter fails with whatever its code meets
         said = (str(error).strip().splitlines() or [""])[0]
         raise SavedModelError(
-            f"{str(path)!r} cannot be converted by onnx2keras: {type(error).__name__}: {said[:300]}. Another way is "
-            "onnx2tf in an environment of its own: onnx2tf -i model.onnx -o folder, and load the folder."
+            f"{str(path)!r} cannot be converted by onnx2keras: {type(error).__name__}: {said[:300]}. Try "
+            "onnx2tf in a separate environment: onnx2tf -i model.onnx -o folder, and load the folder."
         ) from error
     _compare(opened.model, sample, expected, path)
     spec, notes = input_contract(opened.model, None, opened.pixels)
@@ -149,6 +151,7 @@ def _compare(model: keras.Model, sample: np.ndarray, expected: np.ndarray, path:
     difference = float(np.max(np.abs(found - expected))) if found.shape == expected.shape else float("inf")
     if not difference <= _TOLERANCE * max(1.0, float(np.abs(expected).max())):
         raise SavedModelError(
-            f"onnx2keras converts {str(path)!r} to something else: it differs from ONNX's reference implementation by "
-            f"{difference:.3g}. Convert it with onnx2tf in an environment of its own, and load the folder."
+            f"onnx2keras converts {str(path)!r} incorrectly: the result differs from ONNX's reference "
+            "implementation by "
+            f"{difference:.3g}. Convert it with onnx2tf in a separate environment, and load the folder."
         )

@@ -1,4 +1,4 @@
-"""A reader of pickles that cannot be made to do anything: tensors, containers and plain values, opcode by opcode.
+"""A reader of pickles that cannot execute code: tensors, containers and plain values, opcode by opcode.
 
 Python's own unpickler imports and calls what a file names; even without imports it can be made to fill
 the memory with a dozen bytes, or to count for ever. The reader here is an interpreter of its own: it has no way to
@@ -36,7 +36,7 @@ class Name:
 
     Args:
         title: As the pickle writes it, ``module.name``.
-        call: What stands for it; None for a name that is only mentioned.
+        call: Its replacement; None for a name that is only mentioned.
     """
 
     __slots__ = ("call", "title")
@@ -50,7 +50,7 @@ def read_pickle(file: BinaryIO, known: Mapping[str, Call | None], load: Call, wh
 
     Args:
         file: Open for reading bytes.
-        known: What stands for ``module.name``; all other names are refused.
+        known: Replacement of ``module.name``; all other names are refused.
         load: Makes an object of the identifier of one that is stored outside of the pickle.
         what: The file, for messages.
 
@@ -195,7 +195,7 @@ class _Machine:
         for key, value in zip(parts[::2], parts[1::2], strict=True):
             flat = key if isinstance(key, tuple) and len(key) <= _MOST_KEY else (key,)
             if not all(part is None or isinstance(part, (str, bytes, int, float)) for part in flat):
-                raise pickle.UnpicklingError("a key that is no plain value")
+                raise pickle.UnpicklingError("a key that is not a plain value")
             target[key] = value
 
     # ------------------------------------------------------------------ names, calls
@@ -206,7 +206,7 @@ class _Machine:
     def _stack_global(self, _: Any) -> None:
         name, module = self.pop(), self.pop()
         if not isinstance(name, str) or not isinstance(module, str):
-            raise pickle.UnpicklingError("a name that is no text")
+            raise pickle.UnpicklingError("a name that is not text")
         self._named(module, name)
 
     def _named(self, module: str, name: str = "") -> None:
@@ -223,7 +223,7 @@ class _Machine:
     def _call(self, _: Any) -> None:
         arguments, function = self.pop(), self.pop()
         if not isinstance(function, Name) or function.call is None or not isinstance(arguments, tuple):
-            raise pickle.UnpicklingError("a call of something that is no function")
+            raise pickle.UnpicklingError("a call of something that is not a function")
         self._stack.append(function.call(*arguments))
 
     def _build(self, _: Any) -> None:

@@ -1,4 +1,4 @@
-"""Which operations of TensorFlow only compute: everything else is refused before a foreign graph is loaded.
+"""Allowlist of purely computational TensorFlow operations; all others are refused before a graph is loaded.
 
 Whether an operation is "stateful" says nothing here: ``ReadFile`` is not, ``RandomUniform`` is. So each name was judged
 by what its kernel can reach. Kept out on purpose: files (also ``PrintV2``, which writes to ``file://``, and datasets
@@ -143,6 +143,6 @@ def allowed(op: str) -> bool:
 
 
 def reason_against(op: str) -> str:
-    """Says in words why an operation is refused."""
+    """Return in words why an operation is refused."""
     package = package_of_op(op)
     return f"an operation of the package {package}" if package else _REASON_OF.get(op, "not known to only compute")

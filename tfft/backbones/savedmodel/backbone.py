@@ -38,7 +38,7 @@ def from_savedmodel(handle: str, options: LoadOptions) -> Backbone:
 
     Args:
         handle: As :func:`tfft.backbones.resolve` takes it, without a pin.
-        options: As :func:`tfft.backbones.load_backbone` takes them. A pin stands for ``trust=True``.
+        options: As :func:`tfft.backbones.load_backbone` takes them. A pin implies ``trust=True``.
 
     Returns:
         The backbone; with a tokenizer if it has a preprocessor.

@@ -48,7 +48,7 @@ def free_batch(endpoint: Endpoint, flat_of: Callable[[Endpoint], FlatGraph]) -> 
 def rows_are_examples(endpoint: Endpoint) -> bool:
     """Return whether each row of an endpoint with a fixed number of rows is an example of its own.
 
-    The result for a row must be the same at every place and beside any other rows. A picture without a batch axis, or
+    The result for a row must be the same at every place and beside any other rows. An image without a batch axis, or
     the steps of one series, are not.
     """
     batch = parity.sample_batch(endpoint.specs)

@@ -1,4 +1,4 @@
-"""Who calls what inside a GraphDef that is not loaded: :class:`CallGraph`.
+"""Calls inside a GraphDef that is not loaded: :class:`CallGraph`.
 
 Hides the many ways in which a graph names a function (calls, branches, loop bodies, gradients, plain texts), and where
 a value that enters a function came from.
@@ -159,8 +159,8 @@ class CallGraph:
 
     # ------------------------------------------------------------------------- size
 
-    def endless(self) -> list[str]:
-        """Says which functions call themselves, or grow beyond all measure when their calls are opened."""
+    def endless_calls(self) -> list[str]:
+        """Return which functions call themselves, or grow too large when their calls are inlined."""
         size: dict[str, int] = {}
         for root in self.library:
             stack = [(root, iter(self._calls_of(root)))]

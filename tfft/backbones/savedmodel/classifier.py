@@ -39,7 +39,7 @@ def find_classifier(analysis: Analysis) -> Classifier | None:
     """Return the classifier that a graph's output ends in; None where it ends in something else.
 
     That is a matrix product, or a convolution over single positions, with a kernel of its own, then a bias, then
-    Softmax or Sigmoid; reshaping between them does not matter. A model that gives whole numbers, such as the number of
+    Softmax or Sigmoid; reshaping between them does not matter. A model that gives integers, such as the number of
     a class or of an action, ends in the ArgMax behind such a layer, or behind any convolution: what goes into that is
     the last tensor that can be features.
     """
@@ -142,7 +142,7 @@ def _activation(analysis: Analysis, ref: str) -> tuple[str, str]:
 
 
 def _choice(analysis: Analysis) -> tuple[str, str]:
-    """The nearest ArgMax that a tensor of whole numbers comes from, and the scores that go into it."""
+    """The nearest ArgMax that a tensor of integers comes from, and the scores that go into it."""
     todo: list[str] = [analysis.output]
     seen: set[str] = set()
     for ref in todo:  # grows: from the output back to the inputs, one step at a time

@@ -61,8 +61,8 @@ class Endpoint:
         """Shapes and types of inputs that the SavedModel itself takes, for comparing with it."""
         return self.specs
 
-    def unfit(self, per_example: bool) -> str:
-        """Says why this is no model that takes a batch of examples and gives features; empty if it may be one."""
+    def why_unusable(self, per_example: bool) -> str:
+        """Return why this is not a model from a batch of examples to features; empty if it may be one."""
         scalars = [k for k, spec in zip(self.input_keys, self.specs, strict=True) if spec.shape.rank == 0]
         if scalars and not per_example:
             return f"takes no batch (a single value as {join_names(scalars)})"
@@ -120,7 +120,7 @@ def find_endpoint(loaded: Any, signature: str | None = None, *, per_example: boo
     only = [] if called or usual else [*functions] if len(functions) == 1 else []
     if not (called or usual or only):
         raise SavedModelError(
-            "The SavedModel has no __call__, no serve and no signatures, so it is not known how to call it."
+            "The SavedModel has no __call__, no serve and no signatures, so tfft does not know how to call it."
             + (f" Choose one of its functions with signature=: {join_names(functions)}." if functions else _NO_FUNCTION)
         )
     first = (called or only or usual)[0]
@@ -128,7 +128,7 @@ def find_endpoint(loaded: Any, signature: str | None = None, *, per_example: boo
         default = _tried(_from_function, first, functions[first])
     else:
         default = _tried(_from_signature, first, signatures[first])
-    why = "takes no tensor" if default is None else default.unfit(per_example)
+    why = "takes no tensor" if default is None else default.why_unusable(per_example)
     if default is not None and not why:
         return default
     others = {name: signatures[name] for name in usual if name != first}
@@ -163,7 +163,7 @@ def _named(name: str, functions: Mapping[str, Any], signatures: Mapping[str, Any
 def _fitting(make: Callable[[str, Any], Endpoint], named: Mapping[str, Any], per_example: bool) -> list[Endpoint]:
     """Return those endpoints that take a batch of examples and give features."""
     found = [_tried(make, name, function) for name, function in named.items()]
-    return [one for one in found if one is not None and not one.unfit(per_example)]
+    return [one for one in found if one is not None and not one.why_unusable(per_example)]
 
 
 def _tried(make: Callable[[str, Any], Endpoint], name: str, function: Any) -> Endpoint | None:
@@ -175,7 +175,7 @@ def _tried(make: Callable[[str, Any], Endpoint], name: str, function: Any) -> En
 
 
 _NO_FUNCTION = (
-    " It holds no function: how its numbers are computed was never saved. Save it again with one, in the code that "
+    " It holds no function, so its computation was never saved. Save it again with one, in the code that "
     "built it: tf.saved_model.save(module, folder, signatures=tf.function(module.predict, "
     "input_signature=[tf.TensorSpec([None, ...])]))."
 )
@@ -342,7 +342,7 @@ def choose_output(
             raise BackboneError(f"The model has no output {output!r}.{did_you_mean(output, keys)} It has: {table}.")
         if output not in floats:
             raise BackboneError(
-                f"The output {output!r} holds no floating-point numbers, so no features. It has: {table}."
+                f"The output {output!r} holds no floating-point numbers, so it cannot be features. It has: {table}."
             )
         return found(output)
     for key in (*prefer, "", "default"):

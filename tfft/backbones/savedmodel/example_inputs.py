@@ -276,7 +276,7 @@ def _needed(graph_def: Any, ends: Sequence[str], always: set[str]) -> Any:
 
 
 def described(parsed: ParsedExamples) -> str:
-    """Says what became of the parser, as a sentence."""
+    """Return a sentence about the parser that was left out."""
     fills: Mapping[str, str] = {"string": "''", "int64": "-1", "float32": "0"}
     filled = sorted({fills[f.dtype] for f in parsed.features if f.kind != "dense"})
     taken = join_names(parsed.features)

@@ -169,10 +169,11 @@ def _before(plain: Features, found: Classifier) -> Features:
         return dataclasses.replace(plain, notes=(*plain.notes, note))
     analysis = Analysis(plain.whole.flat, found.features)
     shape = _known(analysis.tensor(found.features).shape)
-    gives = "" if found.activation == "ArgMax" else f"output={PROBABILITIES!r} gives what it gives, "
+    gives = "" if found.activation == "ArgMax" else f"output={PROBABILITIES!r} selects its output, "
     note = (
-        f"The model ends in {what}; its features are what goes into it{'' if shape is None else f', {shape}'}. "
-        f"{gives}output= with a block's name {'gives ' * (not gives)}the end of that block."
+        f"The model ends in {what}; its features are the input of that "
+        f"classifier{'' if shape is None else f', {shape}'}. "
+        f"{gives}output= with a block name {'selects ' * (not gives)}the end of that block."
     )
     return dataclasses.replace(plain, analysis=analysis, shape=shape, notes=(*plain.notes, note))
 

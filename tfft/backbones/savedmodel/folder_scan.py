@@ -29,7 +29,7 @@ def findings(folder: pathlib.Path) -> Iterator[str]:
             if path.is_symlink() and not path.resolve().is_relative_to(inside):
                 yield f"{shown} links to a place outside of the folder ({os.readlink(path)})"
             elif not (path.is_file() or path.is_dir()):
-                yield f"{shown} is no file and no folder, but a pipe, a device or a broken link"
+                yield f"{shown} is neither a file nor a folder but a pipe, a device or a broken link"
         if count > _MOST_FILES:
             yield f"more than {_MOST_FILES:,} files"
             return
@@ -146,7 +146,7 @@ def read_proto(folder: pathlib.Path) -> bytes:
         raise SavedModelError(f"{str(folder)!r} holds no saved_model.pb, so it is not a SavedModel.") from None
     if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_PROTO:
         raise SavedModelError(
-            f"{str(path)!r} is no ordinary file of at most {MOST_PROTO:,} bytes (it says {status.st_size:,})."
+            f"{str(path)!r} is not a regular file of at most {MOST_PROTO:,} bytes (size: {status.st_size:,})."
         )
     if _is_pointer(path):
         raise SavedModelError(f"{str(folder)!r} cannot be opened: {_of_pointers([path.name])}")

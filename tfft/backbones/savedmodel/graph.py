@@ -340,7 +340,7 @@ class _Scope:
                 missing = [n for n in needed if n not in done and n in self._nodes]
                 if not opened.isdisjoint(missing):  # what was opened and is not done waits for this node
                     raise SavedModelError(
-                        f"The graph of the model has a cycle that is no loop, through {name!r} "
+                        f"The graph of the model has a cycle that is not a loop, through {name!r} "
                         f"({self._nodes[name].op}), so it cannot be computed. The SavedModel is damaged; copy "
                         "or download it again."
                     )

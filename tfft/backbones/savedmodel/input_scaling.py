@@ -27,7 +27,7 @@ _SAME = frozenset(
     FakeQuantWithMinMaxVarsPerChannel QuantizeAndDequantizeV2 QuantizeAndDequantizeV3 QuantizeAndDequantizeV4""".split()
 )
 _REDUCTIONS = frozenset({"Mean", "Sum", "Max", "Min", "Prod", "Square", "SquaredDifference"})
-_MOST_VALUES = 2**22  # of a constant that is subtracted, such as a mean picture
+_MOST_VALUES = 2**22  # of a constant that is subtracted, such as a mean image
 
 Kind = Literal["pixels", "statistic", "centered", "standardized"]
 
@@ -41,10 +41,10 @@ class Scaling:
         shift: What is added after that.
         channel: The input's channel behind each channel here.
         axis: Axis of the channels here.
-        kind: ``"standardized"`` for a picture less its own mean, divided by its own deviation.
+        kind: ``"standardized"`` for an image less its own mean, divided by its own deviation.
         place: Name of the operation that takes it.
         statistics: Mean and deviation of the input's channels in training, if a BatchNorm has them.
-        integers: Whether it became whole numbers without being scaled up.
+        integers: Whether it became integers without being scaled up.
         largest: Factor and offset where the input was scaled up most; None where it never was.
     """
 
@@ -166,7 +166,7 @@ class _Follower:
 
     @staticmethod
     def _between(op: str, left: Scaling, right: Scaling) -> Sequence[Scaling] | None:
-        """A picture and its own statistics: what per-image standardization is made of."""
+        """An image and its own statistics: what per-image standardization is made of."""
         if right.kind == "statistic" and left.kind != "statistic":
             if op == "Sub":
                 return [dataclasses.replace(left, kind="centered")]
@@ -240,7 +240,7 @@ class _Follower:
         return [dataclasses.replace(parts[0], scale=scale, shift=shift, channel=channel)]
 
     def _select(self, node: Any, refs: Sequence[str], entering: Sequence[Scaling | None]) -> Sequence[Scaling] | None:
-        """One of two pictures, such as a mirrored one; known where both are scaled alike."""
+        """One of two images, such as a mirrored one; known where both are scaled alike."""
         one, other = entering[1:3]
         if one is None or other is None:
             return None

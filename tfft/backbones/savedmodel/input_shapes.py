@@ -1,6 +1,6 @@
 """Shapes of inputs that a SavedModel leaves open, read off the first operation that needs them: :func:`settle_shapes`.
 
-A placeholder of TF1 often has no rank at all, and a function may take pictures with any number of channels although
+A placeholder of TF1 often has no rank at all, and a function may take images with any number of channels although
 its first kernel takes three.
 """
 

@@ -152,8 +152,8 @@ def differs(difference: float, limit: float, choice: Features) -> SavedModelErro
     if not drawn and any(states):
         return SavedModelError(
             f"The model changes its own variables in inference ({join_names(filter(None, states), limit=3)}), as a "
-            f"recurrent layer with stateful=True does, so it gives other numbers at every call, by {difference:.3g} "
-            "for the same inputs. Save it again without (stateful=False)."
+            f"recurrent layer with stateful=True does, so its outputs differ between calls, by {difference:.3g} "
+            "for the same inputs. Save it again with stateful=False."
         )
     if not drawn:
         return SavedModelError(
@@ -168,6 +168,6 @@ def differs(difference: float, limit: float, choice: Features) -> SavedModelErro
     )
     kinds, first = sorted({flat.nodes[name].op for name in drawn}), own_name(drawn[0])
     return SavedModelError(
-        f"The model draws random numbers in inference ({join_names(kinds)}, such as {first!r}), so it gives others "
-        f"at every call, by {difference:.3g} for the same inputs. {way}"
+        f"The model draws random numbers in inference ({join_names(kinds)}, such as {first!r}), so its outputs "
+        f"differ between calls, by {difference:.3g} for the same inputs. {way}"
     )

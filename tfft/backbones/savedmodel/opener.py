@@ -261,7 +261,8 @@ class Opener:
         self._note_unused()
         if self.frozen:
             self.notes.append(
-                f"Frozen when the model was saved, and opened so: {join_names(self.frozen)}. tfft.unfreeze trains them."
+                f"Frozen when the model was saved, and kept frozen: {join_names(self.frozen)}. tfft.unfreeze trains "
+                "them."
             )
         if self.batch_axis is not None:
             model = for_each_example(model, self.batch_axis, self.rows)
@@ -335,7 +336,7 @@ class Opener:
         if self.converted and not parity.differentiable(lambda: maker.chain(layers, sample), ours):
             self.notes.append(
                 "TensorFlow cannot differentiate the loops of this graph, which are in the form of TF1, so the model "
-                "can be used frozen only."
+                "can only be used frozen."
             )
             return False
         if not any("_gradient_op_type" in node.attr for node in self.inference.flat.graph_def.node):
@@ -353,7 +354,7 @@ class Opener:
         elif not parity.gradients_agree(difference):
             self.notes.append(
                 f"The model has custom gradients that differ from the plain ones (by {difference:.0%}), and a "
-                "SavedModel does not carry them in a usable form: it can be used frozen only."
+                "SavedModel does not carry them in a usable form: it can only be used frozen."
             )
         return parity.gradients_agree(difference)
 

@@ -25,9 +25,9 @@ class _Kind:
     """What sample values are like: many SavedModels fail on most of what their shapes allow.
 
     Attributes:
-        integers: The largest whole number.
+        integers: The largest integer.
         strings: Two strings.
-        side: Of pictures of any size.
+        side: Of images of any size.
         length: Of sequences of any length.
         known: For each input, keys of the table that it is looked up in; empty for inputs that are not.
     """

@@ -2,7 +2,7 @@
 
 Many models scale pixels inside. One that divides by 255 takes 0 to 255; one that takes twice the value less one takes
 0 to 1. Where a model does nothing to its pixels, three ranges are possible. Then the statistics of its first BatchNorm
-may tell them apart on a picture with the statistics of photographs; else the convention of TF Hub is assumed, loudly.
+may tell them apart on an image with the statistics of photographs; else the convention of TF Hub is assumed, loudly.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ RANGES: tuple[Range, ...] = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0))  # that mode
 _EXACT: tuple[Range, ...] = ((0, 1), (-1, 1), (-0.5, 0.5), (0, 255), (-127.5, 127.5))
 _CENTERED: tuple[Range, ...] = ((-0.45, 0.55), (-115, 140))
 # Most misfit of a range, and its least advantage over the others, for the statistics of a BatchNorm to decide. The
-# published EfficientNet-Lite0 has 0.1 to 0.5 with its own range on pictures of 224 to 64 pixels, over 1.4 with others.
+# published EfficientNet-Lite0 has 0.1 to 0.5 with its own range on images of 224 to 64 pixels, over 1.4 with others.
 _FITS, _CLEAR = 0.7, 0.8
-# Trained with cross-entropy, a classifier changes its scores by some units or tens from one picture to another: by 3 to
+# Trained with cross-entropy, a classifier changes its scores by some units or tens from one image to another: by 3 to
 # 161 in 16 public ones in their own range, by 0.03 to 3 in a range that is 255 times too small, by 430 to 6,400 in one
 # that is too large. The range whose change is nearest to the middle is taken, as a ratio.
 _USUAL = 25.0
-_CHECK = "Wrong pixels spoil every result: pass input_range= as the model's publisher says."
+_CHECK = "A wrong range spoils every result: pass input_range= as documented by the publisher of the model."
 _BEYOND = (0.0, 2550.0)  # ten times as much, which a network that saturates or normalizes does not notice
 
 
@@ -89,7 +89,7 @@ def _read_off(found: Scaling) -> PixelRange | None:
     if found.kind == "standardized":
         return PixelRange((0.0, 255.0), f"the model standardizes each image itself before {place!r}; any range will do")
     if found.integers:
-        return PixelRange((0.0, 255.0), "[0, 255], since the model makes whole numbers of its pixels")
+        return PixelRange((0.0, 255.0), "[0, 255], since the model casts its pixels to integers")
     if found.statistics is not None:
         mean, spread = found.statistics
         value_range = _of_statistics(mean, spread)
@@ -151,7 +151,7 @@ def _of_statistics(mean: np.ndarray, spread: np.ndarray) -> Range | None:
     """The smallest range that pixels with this mean and deviation can have.
 
     Numbers between L and H with the mean m deviate by sqrt((m - L) (H - m)) at most (Bhatia and Davis, 2000), and
-    pictures fill more than a few hundredths of their range.
+    images fill more than a few hundredths of their range.
     """
     for low, high in RANGES:
         possible = spread**2 <= 1.1 * (mean - low) * (high - mean)
@@ -178,12 +178,12 @@ def _estimated(analysis: Analysis, spec: tf.TensorSpec, why: str, whole: Analysi
     if shares and max(differences.values()) < 0.01:
         return PixelRange(RANGES[0], source, False, f"{warning[9:]} Its features hardly depend on it.")
     if shares:
-        warning += f" The features of a picture would differ {', '.join(shares)}."
+        warning += f" The features of an image would differ {', '.join(shares)}."
     return PixelRange(RANGES[0], source, False, f"{warning} {_CHECK}")
 
 
 def _by_scores(whole: Analysis, spec: tf.TensorSpec) -> PixelRange | None:
-    """Whole pixels where only with them the scores of a classifier depend on the picture as training leaves them."""
+    """Whole pixels where only with them the scores of a classifier depend on the image as training leaves them."""
     response = response_of_scores(whole, spec, [RANGES[0], RANGES[-1], _BEYOND])
     if not response or response[_BEYOND] < 5 * response[RANGES[-1]]:
         return None
@@ -191,7 +191,7 @@ def _by_scores(whole: Analysis, spec: tf.TensorSpec) -> PixelRange | None:
     apart = {r: max(value / _USUAL, _USUAL / value) for r, value in ((RANGES[0], least), (RANGES[-1], most))}
     if apart[RANGES[-1]] >= apart[RANGES[0]]:
         return None
-    changes = f"change by {most:.2g} from picture to picture, with [0, 1] by {least:.2g}"
+    changes = f"change by {most:.2g} from image to image, with [0, 1] by {least:.2g}"
     source = f"estimated: [0, 255], since with it the scores of its classes {changes}"
     warning = f"WARNING: The pixel range is {source}; training brings them some tens apart."
     return PixelRange(RANGES[-1], source, False, f"{warning} {_CHECK}")

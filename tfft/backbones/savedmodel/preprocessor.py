@@ -23,7 +23,7 @@ from tfft.backbones.savedmodel.tf1 import modernized
 from tfft.errors import BackboneError, SavedModelError, join_names, reason_of
 from tfft.layers.held import deserialized
 
-LENGTH = 128  # pieces that a preprocessor of TF Hub gives unless it is told otherwise
+LENGTH = 128  # tokens that a preprocessor of TF Hub gives by default
 
 
 @keras.saving.register_keras_serializable(package="tfft")
@@ -85,7 +85,7 @@ def open_preprocessor(
     Args:
         path: Its folder.
         keys: Of the encoder's inputs, all of which it has to give.
-        max_length: Pieces of a text; 128 by default, and where it offers no other.
+        max_length: Tokens of a text; 128 by default, and where it offers no other.
         trust: True loads it in spite of what the scan found.
 
     Returns:
@@ -120,12 +120,13 @@ def _packing(loaded: Any, folder: pathlib.Path, length: int, asked: bool) -> Cal
         return packed
     if asked:
         raise BackboneError(
-            f"The preprocessor {str(folder)!r} cannot be made to give {length} pieces: it has no tokenize and "
+            f"The preprocessor {str(folder)!r} cannot be set to {length} tokens: it has no tokenize and "
             "bert_pack_inputs. Is it a text preprocessor of TF Hub?"
         )
     if not callable(loaded):
         raise SavedModelError(
-            f"{str(folder)!r} is no text preprocessor: expected a SavedModel that can be called, or one with tokenize "
+            f"{str(folder)!r} is not a text preprocessor: expected a SavedModel that can be called, or one with "
+            "tokenize "
             "and bert_pack_inputs."
         )
     return lambda texts: loaded(texts[0] if len(texts) == 1 else list(texts))

@@ -1,6 +1,6 @@
-"""Tries the ranges of pixels that a model might take on a picture that looks like a photograph.
+"""Tries the ranges of pixels that a model might take on an image that looks like a photograph.
 
-The picture is drawn, not stored: discs of any size that cover each other have the statistics of photographs (the dead
+The image is drawn, not stored: discs of any size that cover each other have the statistics of photographs (the dead
 leaves model; Lee, Mumford and Huang, 2001).
 """
 
@@ -18,11 +18,11 @@ from tfft.backbones.savedmodel.partition import Analysis
 from tfft.backbones.savedmodel.running import run_graph
 
 Range = tuple[float, float]
-_SIDE, _LARGEST = 128, 224  # of the picture where the model takes any size; a larger one is enlarged
+_SIDE, _LARGEST = 128, 224  # of the image where the model takes any size; a larger one is enlarged
 
 
 def drawn_picture(height: int, width: int, channels: int) -> np.ndarray:
-    """Return a picture with the statistics of photographs, float64 [height, width, channels] in 0 to 1."""
+    """Return an image with the statistics of photographs, float64 [height, width, channels] in 0 to 1."""
     random = np.random.default_rng(0)
     rows, columns = np.mgrid[0:height, 0:width]
     side = max(height, width)
@@ -40,7 +40,7 @@ def drawn_picture(height: int, width: int, channels: int) -> np.ndarray:
 
 
 def _picture_for(spec: tf.TensorSpec) -> np.ndarray:
-    """The drawn picture in the size and with the channels that an input takes."""
+    """The drawn image in the size and with the channels that an input takes."""
     height, width, channels = (n or side for n, side in zip(spec.shape[1:], (_SIDE, _SIDE, 3), strict=True))
     small = drawn_picture(min(height, _LARGEST), min(width, _LARGEST), channels)
     rows, columns = (np.arange(n) * m // n for n, m in zip((height, width), small.shape, strict=False))
@@ -50,7 +50,7 @@ def _picture_for(spec: tf.TensorSpec) -> np.ndarray:
 def _run(
     analysis: Analysis, spec: tf.TensorSpec, ref: str, ranges: Sequence[Range], pictures: Sequence[np.ndarray] = ()
 ) -> dict[Range, np.ndarray]:
-    """Compute a tensor for a picture and its mirror image, or others, in each range; nothing where it fails."""
+    """Compute a tensor for an image and its mirror image, or others, in each range; nothing where it fails."""
     if not pictures:
         picture = _picture_for(spec)
         pictures = [picture, picture[:, ::-1]]
@@ -61,7 +61,7 @@ def _run(
             values = tf.split(run_graph(analysis.flat, [ref], [tf.concat(scaled, 0)])[0], len(ranges))
         else:
             values = [run_graph(analysis.flat, [ref], [images])[0] for images in scaled]
-    except (tf.errors.OpError, ValueError):  # pictures of this size are not taken, or examples depend on each other
+    except (tf.errors.OpError, ValueError):  # images of this size are not taken, or examples depend on each other
         return {}
     found = {r: np.asarray(value, np.float64) for r, value in zip(ranges, values, strict=True)}
     return found if all(np.all(np.isfinite(value)) for value in found.values()) else {}
@@ -76,7 +76,7 @@ def compare_ranges(analysis: Analysis, spec: tf.TensorSpec, ranges: Sequence[Ran
         ranges: Of pixels.
 
     Returns:
-        The distance as a share of the larger of the two; empty where the model cannot be run on the picture.
+        The distance as a share of the larger of the two; empty where the model cannot be run on the image.
     """
     found = _run(analysis, spec, analysis.output, ranges)
     wanted = found.pop(ranges[0], np.zeros(1))
@@ -85,7 +85,7 @@ def compare_ranges(analysis: Analysis, spec: tf.TensorSpec, ranges: Sequence[Ran
 
 
 def response_of_scores(analysis: Analysis, spec: tf.TensorSpec, ranges: Sequence[Range]) -> dict[Range, float]:
-    """Return how much the scores of a classifier's classes depend on the picture, for each range.
+    """Return how much the scores of a classifier's classes depend on the image, for each range.
 
     Args:
         analysis: Of the whole graph.
@@ -93,7 +93,7 @@ def response_of_scores(analysis: Analysis, spec: tf.TensorSpec, ranges: Sequence
         ranges: Of pixels.
 
     Returns:
-        The largest change of a score, before Softmax or Sigmoid and less the mean over the classes, from one picture
+        The largest change of a score, before Softmax or Sigmoid and less the mean over the classes, from one image
         to its negative, to half its light and to black, on average; empty where the model is no classifier, or was
         never trained: the biases of a new one are zero.
     """
@@ -117,7 +117,7 @@ def response_of_scores(analysis: Analysis, spec: tf.TensorSpec, ranges: Sequence
 
 
 def measured_scaling(analysis: Analysis, spec: tf.TensorSpec) -> Scaling | None:
-    """Measure on pictures of one colour what the first layer gets, where its graph cannot be followed.
+    """Measure on images of one colour what the first layer gets, where its graph cannot be followed.
 
     Args:
         analysis: Of the graph.

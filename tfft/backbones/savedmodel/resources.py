@@ -151,8 +151,8 @@ def check_carried(graph_def: Any, where: str) -> None:
                 missing += [f"{node.name} (the file {path})" for path in _files_of(node)]
     if missing:
         raise SavedModelError(
-            f"The graph of {where} needs what lies outside of it and cannot be carried along: {join_names(missing)}. "
-            "It would fail in every other process. Choose an output that does not need it with output=, or save the "
+            f"The graph of {where} depends on resources outside of it that cannot be stored: {join_names(missing)}. "
+            "It would fail in any other process. Choose an output that does not need it with output=, or save the "
             "model again with TensorFlow 2."
         )
 

@@ -217,7 +217,7 @@ def _form_findings(calls: CallGraph) -> Iterator[str]:
         yield from _twice(names, f"nodes of {function.signature.name}")
         if op_definition(function.signature.name) is not None:
             yield f"the function {function.signature.name} has the name of an operation"
-    yield from calls.endless()
+    yield from calls.endless_calls()
     padding = 0
     for place, node in calls.every_node():
         for name in function_names(node):
@@ -226,7 +226,7 @@ def _form_findings(calls: CallGraph) -> Iterator[str]:
         if node.op == "Const":
             tensor = node.attr["value"].tensor
             if tensor.resource_handle_val or tensor.variant_val:
-                yield _told(node, place, "a constant that is no value but a handle")
+                yield _told(node, place, "a constant that is a handle instead of a value")
             padding += _padding(tensor)
     if padding > _MOST_PADDING:
         yield f"constants that claim {padding:,} bytes more than are stored for them"

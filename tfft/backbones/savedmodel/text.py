@@ -1,6 +1,6 @@
 """Text backbones in SavedModels: encoders of TF Hub with their preprocessor, and models that take strings.
 
-Hides which output of an encoder holds the features of all pieces, and how many pieces it can take.
+Hides which output of an encoder holds the features of all tokens, and how many tokens it can take.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tfft.layers.tokenize import Tokenize
 from tfft.specs import Pooling, TextSpec
 
 MASK = "input_mask"
-_LIMIT = 512  # pieces, where no table of positions tells
+_LIMIT = 512  # tokens, where no table of positions tells
 _POOLINGS: dict[str, Pooling] = {"cls": "cls", "mean": "mean", "pooled_output": "none"}
 
 
@@ -44,10 +44,10 @@ def with_preprocessor(
     """Put a preprocessor in front of an encoder.
 
     Args:
-        backbone: The encoder, from ids and mask [B, L] to the features of all pieces, or to one row for each text.
+        backbone: The encoder, from ids and mask [B, L] to the features of all tokens, or to one row for each text.
         folder: Of the preprocessor.
-        max_length: Most pieces of a text that are read; 128 by default.
-        pooling: ``"cls"``, ``"mean"`` or ``"pooled_output"``; by default the mean of all pieces where the encoder
+        max_length: Maximum number of tokens of a text; 128 by default.
+        pooling: ``"cls"``, ``"mean"`` or ``"pooled_output"``; by default the mean of all tokens where the encoder
             gives them.
         trust: True loads the preprocessor in spite of what the scan found.
 
@@ -64,11 +64,11 @@ def with_preprocessor(
     length = fixed or max_length or min(LENGTH, limit)
     if length > limit or (fixed and max_length not in (None, fixed)):
         takes = f"exactly {fixed}" if fixed else f"at most {limit}"
-        raise BackboneError(f"{backbone.name} takes {takes} pieces of a text, got max_length={max_length!r}.")
+        raise BackboneError(f"{backbone.name} takes {takes} tokens of a text, received max_length={max_length!r}.")
     asked = None if length == LENGTH else length
     packer = open_preprocessor(folder, list(inputs), max_length=asked, trust=trust)
     tokenizer = Tokenize(packer, {key: key for key in inputs}, MASK, length, fixed=bool(fixed), name="tokens")
-    note = f"At most {length} pieces of a text are read, of {limit} that are possible. "
+    note = f"At most {length} tokens of a text are used; the model takes up to {limit}. "
     note += f"Pooling: {spec.pooling}, {spec.source}."
     return dataclasses.replace(backbone, tokenizer=tokenizer, text_spec=spec, notes=(*backbone.notes, note))
 
@@ -77,24 +77,24 @@ def _text_spec(backbone: Backbone, pooling: TokenPooling | None) -> TextSpec:
     """How the features of an encoder become one vector per text, and how many tokens it takes."""
     if pooling not in (None, *_POOLINGS):
         raise BackboneError(
-            f"pooling must be one of {join_names(_POOLINGS)} for an encoder of TF Hub, got {pooling!r}."
+            f"pooling must be one of {join_names(_POOLINGS)} for an encoder of TF Hub, received {pooling!r}."
         )
     limit, of_tokens = _limit(backbone), len(backbone.model.output.shape) == 3
     if pooling in ("cls", "mean") and not of_tokens:
         raise BackboneError(
-            f"pooling={pooling!r} needs the features of all pieces, and {backbone.name} gives one row for each text. "
+            f"pooling={pooling!r} needs the features of all tokens, and {backbone.name} gives one vector per text. "
             "Choose the output that has them with output=, or leave pooling out."
         )
     if pooling == "pooled_output" and of_tokens:
         raise BackboneError(
-            f"pooling='pooled_output' needs one row for each text, and this output of {backbone.name} has the features "
+            f"pooling='pooled_output' needs one vector per text, and this output of {backbone.name} has the features "
             "of all tokens. Leave output= out, or choose the pooling 'cls' or 'mean'."
         )
     if not of_tokens:
         return TextSpec(limit, "none", "as asked for" if pooling else "as the encoder gives it")
     if pooling == "cls" or pooling == "mean":
         return TextSpec(limit, pooling, "as asked for")
-    return TextSpec(limit, "mean", "since the first piece of an encoder that was not tuned for it says little")
+    return TextSpec(limit, "mean", "since the first token of an encoder that was not tuned for it says little")
 
 
 def _limit(backbone: Backbone) -> int:

@@ -294,5 +294,5 @@ def _key(builder: Any, chosen: Sequence[Any], parts: Mapping[str, str]) -> str:
         for path in builder.info.splits[split].filepaths:
             about = os.stat(path)
             files.append((os.path.basename(path), about.st_size, about.st_mtime_ns))
-    told = [_FORM, builder.info.full_name, *chosen, files]
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    parts_of_key = [_FORM, builder.info.full_name, *chosen, files]
+    return hashlib.sha256(json.dumps(parts_of_key, sort_keys=True).encode()).hexdigest()

@@ -213,7 +213,7 @@ def _check_settings(distance: str, centre: np.ndarray | None, scale: float | Non
         problems.append("centre changes nothing in Euclidean distance; leave it out")
     number = isinstance(scale, (int, float, np.number)) and not isinstance(scale, bool)
     if scale is not None and not (number and 0 < scale < float("inf")):
-        problems.append(f"scale must be a number over 0 or None, received {scale!r}")
+        problems.append(f"scale must be a number above 0 or None, received {scale!r}")
     raise_problems(PlanError, "The means cannot be made a head", problems)
 
 

@@ -54,5 +54,5 @@ def out_of_fold_logits(
 
 
 def probe_logits(solved: Solved, features: np.ndarray, head: Head) -> np.ndarray:
-    """Return what a model with a solved head computes of features, [N, units], in the units of the labels."""
+    """Return the outputs of a model with a solved head for features, [N, units], in the units of the labels."""
     return np.asarray(head.to_units(features @ solved.kernel + solved.bias))

@@ -63,7 +63,7 @@ class Solved:
     def __str__(self) -> str:
         lines = [f"{trial}{'  <- chosen' if trial is self.best else ''}" for trial in self.table]
         if not self.converged:
-            lines.append("the final solution stopped before it met its tolerance")
+            lines.append("the solver stopped before reaching its tolerance")
         return "\n".join([*lines, f"l2 {self.l2:.3g}, training loss {self.loss:.5f}, solved in {self.seconds:.1f} s"])
 
 

@@ -32,7 +32,7 @@ def checked_targets(
         problems.append("labels hold values that are NaN or infinite")
     elif head.convex_loss != "squared" and (wrong := _not_labels(labels, head)):
         highest = head.units - 1 if head.convex_loss == "softmax" else 1
-        problems.append(f"labels must be whole numbers from 0 to {highest}, received {join_names(wrong, limit=5)}")
+        problems.append(f"labels must be integers from 0 to {highest}, received {join_names(wrong, limit=5)}")
     raise_problems(DataError, f"The head cannot be solved on these {what}", problems)
     if head.convex_loss == "softmax":
         return labels.reshape(-1).astype(np.int64)

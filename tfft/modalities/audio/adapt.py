@@ -44,7 +44,7 @@ def adapt_waveforms(splits: Splits[AudioExamples], backbone: Backbone, settings:
     rate, seconds, notes = settings.get("sample_rate"), settings.get("seconds"), []
     if rate is None:
         rate = USUAL_RATE
-        words = "samples per second, as most such backbones; otherwise pass sample_rate="
+        words = "samples per second, as most such backbones do; otherwise pass sample_rate="
         notes.append(f"backbone: assumed to take {rate:,} {words}")
     length = wave_length(backbone.model, backbone.name)
     if length is not None and seconds is None:

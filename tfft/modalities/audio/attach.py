@@ -1,4 +1,4 @@
-"""Waveform input for a backbone: as a picture or as frames of its spectrogram, or directly."""
+"""Waveform input for a backbone: as an image or as frames of its spectrogram, or directly."""
 
 from __future__ import annotations
 

@@ -41,9 +41,9 @@ def recording_findings(splits: Splits[AudioExamples]) -> Iterator[Finding]:
 
 def _findings(facts: Sequence[RecordingFacts], spec: AudioSpec) -> Iterator[Finding]:
     looks: tuple[_Look, ...] = (
-        ("clipped", "warning", "are clipped: too loud for their files", "record them again, less loud",
+        ("clipped", "warning", "are clipped", "record them again at a lower level",
          lambda f: f.clipped > _CLIPPED, lambda f: f"has {f.clipped:.0%} of its samples at the limit"),
-        ("quiet", "warning", "are very quiet", "check that they contain sound",
+        ("quiet", "warning", "are very quiet", "check that they contain the signal",
          lambda f: f.peak < _QUIET, lambda f: f"reaches {f.peak:.4f} of 1"),
         ("offset", "warning", "have a DC offset", "check the recording device",
          lambda f: abs(f.offset) > _OFFSET, lambda f: f"has a mean of {f.offset:+.3f}"),
@@ -53,8 +53,9 @@ def _findings(facts: Sequence[RecordingFacts], spec: AudioSpec) -> Iterator[Find
          lambda f: f.seconds > spec.seconds + 1e-3, lambda f: f"lasts {f.seconds:.2f} s"),
         ("stereo", "note", "have several channels", "the model receives their mean",
          lambda f: f.channels > 1, lambda f: f"has {f.channels}"),
-        ("rate", "warning", f"do not have {spec.sample_rate} samples a second, as most do", "they are resampled; make "
-         "sure that the rate does not tell the class; serve_bytes of an export takes files of this one rate",
+        ("rate", "warning", f"do not have {spec.sample_rate} samples per second, as most do",
+         "they are resampled; make sure that the rate does not reveal the class; serve_bytes of an export takes "
+         "this rate",
          lambda f: f.rate != spec.sample_rate, lambda f: f"has {f.rate}"),
         ("served", "note", "cannot be sent to an exported model as files", "serve_bytes decodes WAV files; "
          "send others as waves, or use tfft predict, which reads all of them",

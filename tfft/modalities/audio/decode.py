@@ -262,7 +262,7 @@ def _resampler(rate: int, spec: AudioSpec) -> ModuleType:
     try:
         return importlib.import_module("soxr")
     except ImportError:
-        missing_package("soxr", f"Recordings of {rate} and {spec.sample_rate} samples a second", INSTALL)
+        missing_package("soxr", f"Recordings of {rate} and {spec.sample_rate} samples per second", INSTALL)
 
 
 def same_recordings(facts: Sequence[RecordingFacts]) -> Duplicates:

@@ -67,7 +67,7 @@ def load_recordings(folder: str | os.PathLike[str], **settings: Any) -> Splits[A
     """
     audio, split, reading = options_from(settings, AudioOptions, SplitOptions, ReadOptions)
     splits = load_class_folders(AudioExamples, RECORDINGS, folder, split, dataclasses.replace(reading, check=True))
-    return heard(splits, audio, reading.store)
+    return with_clips(splits, audio, reading.store)
 
 
 def list_recordings(folder: str | os.PathLike[str], store: str | os.PathLike[str] | None = None) -> AudioExamples:
@@ -81,7 +81,7 @@ def list_recordings(folder: str | os.PathLike[str], store: str | os.PathLike[str
     return examples.with_spec(spec_of(examples.facts, AudioOptions()), store)
 
 
-def heard(
+def with_clips(
     splits: Splits[AudioExamples], options: AudioOptions, store: str | os.PathLike[str] | None
 ) -> Splits[AudioExamples]:
     """Add waveforms to recordings, with the requested or the most common rate and length."""

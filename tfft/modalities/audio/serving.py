@@ -46,7 +46,7 @@ def _without_padding(waves: tf.Tensor) -> tf.Tensor:
 
 def _sentence(spec: AudioSpec) -> str:
     return (
-        f"Waves are float32 from -1 to 1, the mean of all channels, at {spec.sample_rate} samples a second; "
+        f"Waves are float32 from -1 to 1, the mean of all channels, at {spec.sample_rate} samples per second; "
         f"the model uses {spec.seconds:g} s ({spec.samples} samples): longer ones are cut off, silence follows "
         "shorter ones. WAV files of 8 to 32 bits or floats are decoded; they must have this rate."
     )

@@ -10,7 +10,7 @@ from tfft.data.file_table import load_file_table, read_file_table
 from tfft.data.options import ReadOptions, TableOptions, options_from
 from tfft.data.split import SplitOptions
 from tfft.modalities.audio.examples import AudioExamples
-from tfft.modalities.audio.folder import RECORDINGS, AudioOptions, heard, spec_of
+from tfft.modalities.audio.folder import RECORDINGS, AudioOptions, spec_of, with_clips
 
 
 def load_recording_table(source: Any, *, audio: str | int = "audio", **settings: Any) -> Splits[AudioExamples]:
@@ -39,7 +39,7 @@ def load_recording_table(source: Any, *, audio: str | int = "audio", **settings:
     """
     waves, table, split, reading = options_from(settings, AudioOptions, TableOptions, SplitOptions, ReadOptions)
     splits = load_file_table(AudioExamples, RECORDINGS, source, ("audio", audio), table, split, reading)
-    return heard(splits, waves, reading.store)
+    return with_clips(splits, waves, reading.store)
 
 
 def read_recording_table(

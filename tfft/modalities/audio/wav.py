@@ -20,7 +20,7 @@ import tensorflow as tf
 MAGIC = (b"RIFF", b"RF64", b"BW64")
 _PCM, _FLOAT, _ALAW, _MULAW, _EXTENSIBLE = 1, 3, 6, 7, 0xFFFE
 _UNKNOWN_SIZE = 0x7FFF0000  # a writer into a pipe claims this much or more: ffmpeg 2^32 - 1, sox and arecord about 2^31
-_CUT_OFF = "The recording is cut off: its header promises more bytes than there are."
+_CUT_OFF = "The recording is truncated: its header states more bytes than there are."
 
 
 class UnsupportedWav(ValueError):
@@ -46,7 +46,7 @@ def read_wav(data: bytes) -> tuple[np.ndarray, int]:
         data: The file.
 
     Returns:
-        float32 [n, channels] in -1 to 1 (floats as they are), and the samples a second.
+        float32 [n, channels] in -1 to 1 (floats as they are), and the samples per second.
 
     Raises:
         UnsupportedWav: For another code of samples, such as ADPCM.
@@ -85,25 +85,25 @@ def _layout(data: bytes) -> _Layout:
         at += 8
         if name == b"data":
             if fmt is None:
-                raise ValueError("its samples come before their format")
+                raise ValueError("its samples precede their format")
             return _Layout(*fmt, at, _data_size(data, at, size, long_size))
         if name == b"fmt ":
             fmt = _format(data[at : at + size])
         elif name == b"ds64" and size >= 16:
             long_size = struct.unpack_from("<Q", data[at : at + 16].ljust(16, b"\0"), 8)[0]
         at += size + size % 2
-    raise ValueError("it has no samples: no chunk 'data' is in it")
+    raise ValueError("it has no samples: the chunk 'data' is missing")
 
 
 def _format(chunk: bytes) -> tuple[int, int, int, int]:
     if len(chunk) < 16:
-        raise ValueError("its format is cut off")
+        raise ValueError("its format chunk is truncated")
     code, channels, rate, _, block, bits = struct.unpack_from("<HHIIHH", chunk)
     if code == _EXTENSIBLE and len(chunk) >= 26:
         code = struct.unpack_from("<H", chunk, 24)[0]
     width = block // channels if channels else 0
     if not rate or not channels or block % channels or not 1 <= width <= 8:
-        raise ValueError(f"it says {channels} channels of {bits} bits at {rate} samples a second")
+        raise ValueError(f"it claims {channels} channels of {bits} bits at {rate} samples per second")
     if (code, width) not in _CODES:
         raise UnsupportedWav(f"its samples have the code {code} with {bits} bits")
     return code, channels, rate, width
@@ -115,7 +115,7 @@ def _data_size(data: bytes, start: int, size: int, long_size: int | None) -> int
         size = long_size
     honest = struct.unpack_from("<I", data, 4)[0] == len(data) - 8
     if size > there and size < _UNKNOWN_SIZE:
-        raise ValueError(f"it is cut off: {there:,} of {size:,} bytes are there")
+        raise ValueError(f"it is truncated: {there:,} of {size:,} bytes are present")
     return there if size > there or (size == 0 and not honest) else size
 
 
@@ -165,7 +165,7 @@ def decode_wav_bytes(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         encoded: tf.string scalar, the file.
 
     Returns:
-        float32 [n, channels], and the samples a second, an int64 scalar.
+        float32 [n, channels], and the samples per second, an int64 scalar.
 
     Raises:
         tf.errors.InvalidArgumentError: When it is no WAV file, or one that :func:`read_wav` refuses.
@@ -173,7 +173,9 @@ def decode_wav_bytes(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     length = tf.cast(tf.strings.length(encoded), tf.int64)
     magic = tf.strings.substr(tf.strings.join([encoded, "\0" * 12]), [0, 8], [4, 4])
     is_wav = tf.reduce_any(magic[0] == [m.decode() for m in MAGIC]) & (magic[1] == "WAVE")
-    encoded = _after(encoded, (length > 0, "The recording is empty (0 bytes)."), (is_wav, "The bytes are no WAV file."))
+    encoded = _after(
+        encoded, (length > 0, "The recording is empty (0 bytes)."), (is_wav, "The bytes are not a WAV file.")
+    )
     # What is behind the end reads as 0, so that a damaged file fails by what is checked and not by where it is read.
     padded = tf.concat([tf.io.decode_raw(encoded, tf.uint8), tf.zeros([64], tf.uint8)], 0)
 
@@ -195,8 +197,8 @@ def decode_wav_bytes(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     start = _after(
         start,
         (start > 0, "The recording has no samples."),
-        (fmt > 0, "The samples of the recording come before their format."),
-        ((rate > 0) & (channels > 0) & (width * channels == block), "The format of the recording makes no sense."),
+        (fmt > 0, "The samples of the recording precede their format."),
+        ((rate > 0) & (channels > 0) & (width * channels == block), "The format of the recording is invalid."),
         (tf.reduce_any(match), "The recording has samples of a code that is not decoded; save it as 16-bit WAV."),
         ((size <= there) | unknown_size, _CUT_OFF),
     )

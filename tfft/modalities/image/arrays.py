@@ -71,7 +71,7 @@ def refuse_arrays(source: Any, expected: str) -> None:
 
     Args:
         source: Any source of examples.
-        expected: What is read instead, such as ``"a folder of pictures and masks"``.
+        expected: What is read instead, such as ``"a folder of images and masks"``.
     """
     in_memory = isinstance(source, (tuple, list)) and any(hasattr(part, "shape") for part in source)
     if in_memory or isinstance(source, tf.data.Dataset):

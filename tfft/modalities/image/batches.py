@@ -172,7 +172,7 @@ def from_arrays(
 
     Args:
         images: As :func:`tfft.data.forms.pixel_array` takes them.
-        labels: Whole numbers [N] for one class each, 0 or 1 [N, n] for several labels, float [N] or
+        labels: Integers [N] for one class each, 0 or 1 [N, n] for several labels, float [N] or
             [N, k] for regression.
         spec: Brings the images to its size and channels; None leaves them as they are.
         **settings: Of :class:`tfft.data.BatchOptions`: ``batch_size``, ``shuffle``, ``augment``, ...

@@ -30,14 +30,18 @@ _FEW = 0.2  # of the images: a rarer property is reported as unusual
 _ODDITIES: dict[str, tuple[Level, str, str]] = {
     known.CMYK: ("note", "{n} images are CMYK, made for print", "they are converted; colours may differ slightly"),
     known.DEEP: ("note", "{n} images have 16 bits per channel", "they are read as 8 bits"),
-    known.PALETTE: ("note", "{n} images have a palette", "no action needed: their colours are looked up"),
+    known.PALETTE: ("note", "{n} images have a palette", "no action needed: their colours are converted"),
     known.TRANSPARENT: (
         "note",
         "{n} images have transparent pixels",
         "they are composited on white; save them on another background if that is wrong",
     ),
     known.GREY: ("note", "{n} images are grayscale, the others are not", "check that this does not reveal the class"),
-    known.ANIMATED: ("warning", "{n} images are animated", "only the first frame is used; save the frame you mean"),
+    known.ANIMATED: (
+        "warning",
+        "{n} images are animated",
+        "only the first frame is used; save the frame that you need",
+    ),
     known.ROTATED: ("note", "{n} images have an EXIF orientation", "they are rotated accordingly, also in serving"),
     known.MISNAMED: (
         "warning",
@@ -125,7 +129,9 @@ def file_findings(
     small = [one for one in facts if min(one.height, one.width) < _SMALL]
     if small and len(small) <= _FEW * len(facts):
         items = tuple(Item(one.path, f"is {one.width} x {one.height} pixels") for one in small)
-        yield Finding("small", "warning", f"{len(small)} images are very small", "look for larger ones", items)
+        yield Finding(
+            "small", "warning", f"{len(small)} images are very small", "use larger originals if there are any", items
+        )
     thin = [one for one in facts if max(one.height, one.width) > _LONG_AND_THIN * min(one.height, one.width)]
     shapes = [Item(one.path, f"is {one.width} x {one.height} pixels") for one in thin]
     remedy = "cropping removes most of each; resize='pad' or 'stretch' keeps them whole"

@@ -6,7 +6,7 @@ Implementation notes: a view with partners is a pure function of seed, position 
 (:mod:`tfft.modalities.image.augment`), so the features of a frozen backbone can be computed once for it: they are those
 of the stitched image, not stitched features. The parts are made in a loop, because each iterator optimizes the graph of
 its dataset anew, which takes three times as long with a copy of the decoder for each part. The layers MixUp and CutMix
-of Keras 3.15 are not used, and Keras has no mosaic: MixUp joins the boxes of a picture, but puts the classes of the
+of Keras 3.15 are not used, and Keras has no mosaic: MixUp joins the boxes of an image, but puts the classes of the
 partner into other rows of the batch, and averages the numbers of the classes in masks; CutMix refuses boxes; both draw
 from a random state that cannot go on in the middle of an epoch.
 """

@@ -72,7 +72,7 @@ class Limits:
         """
         alike = "unrelated images of this set are as similar as duplicates"
         if self.hides(False):
-            return f"{what} are not searched: {alike}"
+            return f"{what} are not searched for: {alike}"
         little = " of images with little detail"
         names = dict(zip(_GROUPS, (what, rotated, what + little, rotated + little), strict=True))
         raised = [
@@ -86,7 +86,7 @@ class Limits:
             hidden = [turned for turned in (False, True) if np.isinf(self.of_group[turned, plain])]
             if hidden and any((turned, plain) in self.seen for turned in hidden):
                 every = rotated if self.hides(True) and hidden == [True] else names[hidden[0], plain]
-                lines.append(f"{every} are not searched: {alike}")
+                lines.append(f"{every} are not searched for: {alike}")
         return "; ".join(dict.fromkeys(lines))
 
 

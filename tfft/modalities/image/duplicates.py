@@ -57,11 +57,12 @@ def find_duplicates(facts: Sequence[ImageFileInfo], near: bool = True) -> Duplic
     if len(alone) < 2:
         return Duplicates(tuple(pairs))
     if len(alone) > _MOST:
-        note = f"among more than {_MOST:,} images, only equal files and pixels are searched, not near duplicates"
+        note = f"among more than {_MOST:,} images, only identical files and pixels are searched for, not near "
+        "duplicates"
         return Duplicates(tuple(pairs), note)
     thumbs = np.stack([thumb_of(facts[at]) for at in alone])
     if (count := _expected_pairs(thumbs)) > _MOST_PAIRS:
-        note = f"near duplicates are not searched: the images are so similar that {count:,} pairs would be compared"
+        note = f"near duplicates are not searched for: the images are so similar that {count:,} pairs would be compared"
         return Duplicates(tuple(pairs), note)
     left, right, found, way, start = _compared(thumbs, [facts[at].path for at in alone])
     rotated, plain = is_rotated(way), little_detail(detail(thumbs), left, right)

@@ -15,7 +15,7 @@ _CELLS = 8  # on each side
 
 
 def image_heatmap(model: keras.Model, encoded: bytes, column: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return a picture, at most 480 pixels on its longer side, and its Grad-CAM map.
+    """Return an image, at most 480 pixels on its longer side, and its Grad-CAM map.
 
     Args:
         model: Model of images.

@@ -1,4 +1,4 @@
-"""Pictures for the report of a run: :func:`read_small`, :func:`as_jpeg`."""
+"""Images for the report of a run: :func:`read_small`, :func:`as_jpeg`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from tfft.modalities.image.decode import decode_pixels
 
-_SIDE = 480  # pixels of the longer side: a report holds dozens of pictures
+_SIDE = 480  # pixels of the longer side: a report holds dozens of images
 _QUALITY = 85
 
 

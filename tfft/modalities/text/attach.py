@@ -60,7 +60,7 @@ def attach_words(backbone: Backbone, network: keras.Model, pair: bool = False) -
     """
     problem = None
     if backbone.tokenizer is None:
-        problem = "it has no tokenizer of its own"
+        problem = "it has no tokenizer"
     elif pair:
         problem = "token classification takes single sentences: leave pair=True out"
     elif len(network.output.shape) != 3:

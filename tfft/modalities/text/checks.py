@@ -11,7 +11,7 @@ import numpy as np
 
 from tfft import registry
 from tfft.data import Splits
-from tfft.inspection.classes import twins, uneven
+from tfft.inspection.classes import imbalance_findings, similar_names
 from tfft.inspection.findings import Finding, Item, Level, counted
 from tfft.modalities.text.examples import TextExamples
 
@@ -46,7 +46,7 @@ def _findings(
     splits: Splits[TextExamples], parts: Mapping[str, TextExamples], counts: Mapping[str, Mapping[str, int]]
 ) -> Iterator[Finding]:
     unusable = [Item(one.path, one.reason) for one in splits.skipped]
-    remedy = "fill the fields or remove the rows; training skips them"
+    remedy = "fill in the fields or remove the rows; training skips them"
     yield from counted(unusable, "unusable", "error", "rows cannot be used", remedy)
     rows = [
         (part, place, text, label.tobytes() if isinstance(label, np.ndarray) else label)
@@ -55,13 +55,13 @@ def _findings(
     ]
     yield from _repeats(rows)
     yield from _spelling(rows)
-    yield from twins(splits.class_names)
+    yield from similar_names(splits.class_names)
     if registry.task(splits.task).exclusive_classes:
         total = Counter(counts["train"]) + Counter(counts["validation"])
         few = [Item(name, f"has {total[name]}") for name in splits.class_names if total[name] < _FEW]
         words = f"classes have fewer than {_FEW} examples"
         yield from counted(few, "few", "warning", words, "add examples, or use plan='setfit'")
-        yield from uneven(total)
+        yield from imbalance_findings(total)
 
 
 def _whole(part: TextExamples) -> Sequence[str]:
@@ -85,7 +85,7 @@ def _repeats(rows: Sequence[tuple[str, str, str, Any]]) -> Iterator[Finding]:
                 same.append(item)
             if rows[at][0] != rows[first][0]:
                 leaks.append(item)
-    words = "texts are on both sides of the split: memorized answers inflate the score"
+    words = "texts are on both sides of the split: memorized examples inflate the score"
     yield from counted(leaks, "leak", "warning", words, "remove them on one side")
     words = "equal texts have different labels"
     yield from counted(conflicts, "conflict", "warning", words, "decide on one label and remove the other")
@@ -97,7 +97,7 @@ def _spelling(rows: Sequence[tuple[str, str, str, Any]]) -> Iterator[Finding]:
     looks: tuple[tuple[str, Level, str, str, Callable[[str], Any]], ...] = (
         ("empty-text", "warning", "texts have no visible character", "remove them", lambda t: not t.strip()),
         ("long-text", "warning", f"texts are longer than {_LONG:,} characters",
-         "only the beginning is read; divide them", lambda t: len(t) > _LONG),
+         "only the beginning is used; split them", lambda t: len(t) > _LONG),
         ("mojibake", "warning", "texts look like UTF-8 that was read as another encoding (Ã© for é)",
          "read the source again with encoding='utf-8'", _MOJIBAKE.search),
         ("replaced", "warning", "texts have � where a character was lost", "read the source in its own encoding",

@@ -96,7 +96,7 @@ class TextExamples(Examples):
         return " ".join(_hash_of(part) for part in (self, *others))
 
 
-def add_texts(result: hashlib._Hash, columns: Iterable[Iterable[str]]) -> None:
+def add_texts(result: Any, columns: Iterable[Iterable[str]]) -> None:
     """Add all texts of some columns and their lengths to a hash."""
     for column in columns:
         for text in column:

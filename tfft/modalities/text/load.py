@@ -227,7 +227,9 @@ def _of_folders(root: Path, encoding: str | None) -> _Raw:
                 content = file.read_bytes()
                 texts.append(decode_table(content, file, encoding)[0] if encoding else content.decode("utf-8-sig"))
             except (UnicodeDecodeError, DataError) as error:
-                problems.append(f"{error}" if encoding else f"{file} is not UTF-8: {error}. Say what it is: encoding=")
+                problems.append(
+                    f"{error}" if encoding else f"{file} is not UTF-8: {error}. Pass its encoding: encoding="
+                )
                 continue
             labels.append(folder.name)
             places.append(str(file))

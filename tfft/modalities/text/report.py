@@ -71,7 +71,9 @@ class TextReport:
             where = join_names(self.contradicting, limit=_SHOWN)
             lines.append(f"{len(self.contradicting)} equal texts have different labels: {where}")
         for names in self.similar_names:
-            lines.append(f"the classes {join_names(map(repr, names))} differ by case or blanks only: are they one?")
+            lines.append(
+                f"the classes {join_names(map(repr, names))} differ only by case or spaces: are they the same class?"
+            )
         return "\n".join(lines)
 
 

@@ -35,7 +35,7 @@ def read_documents(data: str | os.PathLike[str] | Sequence[str]) -> list[str]:
     else:
         wrong = [repr(one) for one in data if not isinstance(one, str)]
         if wrong:
-            raise DataError(f"Documents must be texts, got {join_names(wrong[:3])}.")
+            raise DataError(f"Documents must be texts, received {join_names(wrong[:3])}.")
         found = list(data)
     documents = [text.strip("\n") for text in found if text.strip()]
     if len(documents) < 2:

@@ -57,7 +57,7 @@ def export(
     length = model.preprocessor.sequence_length if max_length is None else max_length
     if not 2 <= length <= model.preprocessor.sequence_length:
         most = model.preprocessor.sequence_length
-        raise ExportError(f"max_length must be 2 to {most}, the model's sequence_length; got {max_length!r}.")
+        raise ExportError(f"max_length must be 2 to {most}, the model's sequence_length. Received: {max_length!r}.")
     tokenizer = model.preprocessor.tokenizer
     ends = [getattr(tokenizer, name) for name in ("end_token_id", "end_token2_id") if hasattr(tokenizer, name)]
     greedy = _Greedy(model)

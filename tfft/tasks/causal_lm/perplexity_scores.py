@@ -93,7 +93,7 @@ def unigram(train: Sequence[str], texts: Sequence[str], tokenizer: Any) -> Perpl
 
 def _perplexity(losses: np.ndarray, counts: np.ndarray) -> Perplexity:
     if not counts.sum():
-        raise DataError("There is nothing to predict: the documents are empty.")
+        raise DataError("Expected at least one token to predict. Received: empty documents.")
     mean = losses.sum() / counts.sum()
     # The ratio of two sums over documents: its spread is that of what each adds beyond the mean (Cochran, 1977).
     beyond = (losses - mean * counts) / counts.mean()

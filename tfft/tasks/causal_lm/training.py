@@ -85,7 +85,7 @@ def causal_lm(preset: str | os.PathLike[str], *, lora_rank: int = 8, max_length:
     limit = int(getattr(model.backbone, "max_sequence_length", None) or 512)
     length = min(_USUAL, limit) if max_length is None else max_length
     if isinstance(length, bool) or not isinstance(length, int) or not 4 <= length <= limit:
-        raise BackboneError(f"max_length must be 4 to {limit}, which is what {name} takes; got {max_length!r}.")
+        raise BackboneError(f"max_length must be 4 to {limit}, which is what {name} takes. Received: {max_length!r}.")
     model.preprocessor.sequence_length = length
     if lora_rank:
         with warnings.catch_warnings():  # updates are added to the kernels before anything is saved
@@ -149,7 +149,7 @@ def finetune(
     tokenizer, length = model.preprocessor.tokenizer, model.preprocessor.sequence_length
     before, least = perplexity(model, held), unigram(train, held, tokenizer)
     say = print if verbose else (lambda _: None)
-    say(f"{len(train)} documents to learn from, {len(held)} held out\nunigram  {least}\nbefore   {before}")
+    say(f"{len(train)} documents for training, {len(held)} held out\nunigram  {least}\nbefore   {before}")
     dataset = windows(train, tokenizer, length, batch_size=batch_size, shuffle=True, seed=seed)
     after, rows = _fit(model, dataset, held, before, epochs, learning_rate, say)
     if lora_rank:
@@ -219,14 +219,14 @@ def load(folder: str | os.PathLike[str]) -> keras.Model:
 
 def _check(lora_rank: int, epochs: int, learning_rate: float, batch_size: int, validation: float) -> None:
     problems = [
-        f"{name} must be a whole number from {least} on, got {value!r}"
+        f"{name} must be an integer of at least {least}, received {value!r}"
         for name, value, least in (("lora_rank", lora_rank, 0), ("epochs", epochs, 1), ("batch_size", batch_size, 1))
         if isinstance(value, bool) or not isinstance(value, int) or value < least
     ]
     if not (isinstance(learning_rate, float) and 0 < learning_rate < math.inf):
-        problems.append(f"learning_rate must be a number over 0, got {learning_rate!r}")
+        problems.append(f"learning_rate must be a number above 0, received {learning_rate!r}")
     if not (isinstance(validation, float) and 0 < validation < 1):
-        problems.append(f"validation is a share over 0 and below 1, got {validation!r}")
+        problems.append(f"validation must be a share above 0 and below 1, received {validation!r}")
     raise_problems(PlanError, "These settings cannot be used", problems)
 
 
@@ -235,7 +235,7 @@ def _new_folder(out: str | os.PathLike[str] | None) -> Path | None:
         return None
     folder = Path(out).expanduser()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise PlanError(f"out={str(out)!r} is not empty, and tfft overwrites no files. Use another folder.")
+        raise PlanError(f"out={str(out)!r} is not empty, and tfft never overwrites files. Use another folder.")
     return folder
 
 

@@ -59,7 +59,7 @@ class ThresholdHead(Head):
 
 @dataclasses.dataclass(frozen=True)
 class ClassificationHead(ThresholdHead):
-    """One logit for each class; the labels are whole numbers [B], indices into ``class_names``.
+    """One logit for each class; the labels are integers [B], indices into ``class_names``.
 
     Served: ``probabilities`` float32 [B, classes], ``label`` tf.string [B], ``logits``.
     """

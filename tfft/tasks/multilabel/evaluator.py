@@ -22,7 +22,7 @@ class MultilabelEvaluator(Evaluator):
         """Raise an error for labels without an output in the head."""
         if labels.ndim != 2 or labels.shape[1] != len(self.names) or not np.isin(labels, (0, 1)).all():
             raise DataError(
-                f"Expected labels [B, {len(self.names)}] of 0 and 1, one column per label; got {labels.shape}."
+                f"Expected labels [B, {len(self.names)}] of 0 and 1, one column per label. Received: {labels.shape}."
             )
 
     def update(self, labels: np.ndarray, logits: np.ndarray) -> None:

@@ -15,22 +15,22 @@ if TYPE_CHECKING:
 
 __all__ = ["DETECTIONS", "OBJECT_DETECTION", "ObjectDetection"]
 
-DETECTIONS = 100  # of one picture, at most
+DETECTIONS = 100  # of one image, at most
 
 _SHOWN, _SURE = 20, 0.3  # detections in a line, and the score from which they are shown
 _WITHOUT = {
-    "class_weight": "the loss weighs objects by how well they are found",
+    "class_weight": "the loss already weights objects by how well they are found",
     "sampling": "an image may have objects of several classes",
     "separator": "its labels are boxes",
-    "label_smoothing": "the targets of its classes are qualities already",
+    "label_smoothing": "its class targets are already soft",
 }
 
 
 class ObjectDetection(Task):
     """Any number of objects per image, each with a class and a box.
 
-    A label is float32 [M, 7], one row per object: class, top, left, bottom, right (normalised to the picture), and
-    height and width of the picture in pixels. Class -1 is padding, ``-(2 + c)`` a crowd region of class c.
+    A label is float32 [M, 7], one row per object: class, top, left, bottom, right (normalised to the image), and
+    height and width of the image in pixels. Class -1 is padding, ``-(2 + c)`` a crowd region of class c.
     """
 
     name: ClassVar[str] = "object_detection"
@@ -134,9 +134,9 @@ class ObjectDetection(Task):
         """Report settings for one label per image."""
         for name, why in _WITHOUT.items():
             if getattr(config, name, None):
-                yield f"{name} means nothing for object detection, {why}: leave it out"
+                yield f"{name} does not apply to object detection, since {why}: leave it out"
         if getattr(config, "resize", None) not in (None, self.resize):
-            yield f"resize={config.resize!r} would move boxes: leave it out, images are stretched to the model's size"
+            yield f"resize={config.resize!r} would move boxes: leave it out; images are stretched to the model's size"
         if getattr(config, "loss", "cross_entropy") != "cross_entropy":
             yield f"object detection has one loss, received loss={config.loss!r}: leave it out"
 
@@ -162,7 +162,7 @@ class ObjectDetection(Task):
         return DetectionEvaluator(head)
 
     def report_builder(self, head: Head) -> ReportBuilder:
-        """Return a new object for precision-recall curves and the pictures with the most mistakes."""
+        """Return a new object for precision-recall curves and the images with the most mistakes."""
         from tfft.tasks.object_detection.report import DetectionReport
 
         return DetectionReport(head)

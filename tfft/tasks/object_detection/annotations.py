@@ -1,11 +1,11 @@
-"""Boxes of pictures as annotation files hold them, their labels, and how labels follow the pixels.
+"""Boxes of images as annotation files hold them, their labels, and how labels follow the pixels.
 
-:class:`PictureBoxes` is what every reader makes, :func:`fit_to_picture` compares it with the decoded picture,
+:class:`PictureBoxes` is what every reader makes, :func:`fit_to_picture` compares it with the decoded image,
 :func:`encode` makes the labels of the task, :func:`follow` moves them into a crop or a mirrored view, and
-:func:`place_objects` and :func:`join_objects` join those of several pictures in one view.
+:func:`place_objects` and :func:`join_objects` join those of several images in one view.
 
 Implementation notes: a label is float32 [M, 7], one row per object: class, top, left, bottom, right (0 to 1 of the
-picture), height and width of the picture in pixels. The class is -1 for padding and -(2 + c) for a region with a crowd
+image), height and width of the image in pixels. The class is -1 for padding and -(2 + c) for a region with a crowd
 of class c, which counts neither as an object nor as background.
 """
 
@@ -23,7 +23,7 @@ from tfft.modalities.image.transform import PixelTransform
 
 PADDING = -1
 LEAST_VISIBLE = 0.4  # share of an object's area in a view; an object with less is no example of its class
-_BEYOND = (3.0, 0.01)  # pixels, share of the side: a box may reach that far out of its picture
+_BEYOND = (3.0, 0.01)  # pixels, share of the side: a box may reach that far out of its image
 _REVERSED = (
     "is reversed (bottom above top, or right before left). Are its columns in another order, or a width and a height "
     "taken for corners?"
@@ -31,10 +31,10 @@ _REVERSED = (
 
 
 class BoxedObject(NamedTuple):
-    """One object of a picture.
+    """One object of an image.
 
     Attributes:
-        box: Top, left, bottom, right, in the unit of the picture's annotation.
+        box: Top, left, bottom, right, in the unit of the image's annotation.
         name: Class name.
         place: Where the object is written: file and line, or file and number.
         crowd: Whether the box is a region with many objects of the class.
@@ -48,17 +48,17 @@ class BoxedObject(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PictureBoxes:
-    """The boxes of one picture.
+    """The boxes of one image.
 
     Attributes:
-        path: Path of the picture.
-        place: Where the picture is written: a file, or a file and a line or number.
+        path: Path of the image.
+        place: Where the image is written: a file, or a file and a line or number.
         boxes: float64 [n, 4]: top, left, bottom, right in pixels, counted from the upper left corner; in shares of the
-            picture if ``normalised``.
+            image if ``normalised``.
         class_names: Class name of each box.
         crowd: bool [n], whether a box is a region with many objects.
         places: Where each box is written.
-        height: Height of the picture in pixels as annotated; 0 if the file does not say.
+        height: Height of the image in pixels as annotated; 0 if the file does not say.
         width: Width as annotated; 0 if the file does not say.
         part: ``"train"``, ``"validation"`` or ``"test"``; empty if the file does not say.
         normalised: Whether boxes are in 0 to 1.
@@ -77,7 +77,7 @@ class PictureBoxes:
 
     @classmethod
     def of(cls, path: str, place: str, objects: Iterable[BoxedObject], **fields: Any) -> Self:
-        """Return a picture with some objects; ``fields`` are further attributes."""
+        """Return an image with some objects; ``fields`` are further attributes."""
         every = list(objects)
         return cls(
             path,
@@ -93,7 +93,7 @@ class PictureBoxes:
         return len(self.boxes)
 
     def only(self, chosen: np.ndarray) -> Self:
-        """Return the picture with some of its boxes, bool [n]."""
+        """Return the image with some of its boxes, bool [n]."""
         at = np.flatnonzero(chosen)
         names, places = (tuple(column[i] for i in at) for column in (self.class_names, self.places))
         return dataclasses.replace(self, boxes=self.boxes[at], crowd=self.crowd[at], class_names=names, places=places)
@@ -106,7 +106,7 @@ class Annotations:
     Attributes:
         form: Name of the format.
         source: File or folder, for messages.
-        pictures: Pictures with their boxes.
+        pictures: Images with their boxes.
         class_names: Classes in the order of the file; empty if it declares none.
         notes: Remarks about what is harmless, one sentence each.
     """
@@ -119,12 +119,12 @@ class Annotations:
 
 
 class Fitted(NamedTuple):
-    """A picture whose boxes have been compared with its pixels.
+    """An image whose boxes have been compared with its pixels.
 
     Attributes:
-        picture: Picture with boxes in pixels inside of it.
+        picture: Image with boxes in pixels inside of it.
         faults: One sentence per fault that would make training wrong, with its place.
-        clipped: Places of boxes that reached a little out of the picture.
+        clipped: Places of boxes that reached a little out of the image.
         empty: Places of boxes without an area, which are left out.
     """
 
@@ -135,16 +135,16 @@ class Fitted(NamedTuple):
 
 
 def fit_to_picture(picture: PictureBoxes, height: int, width: int, turned: bool = False) -> Fitted:
-    """Compare the boxes of a picture with its pixels.
+    """Compare the boxes of an image with its pixels.
 
-    A box that reaches out of the picture by up to 3 pixels or 1 % of the side is clipped: rounding and counting from
+    A box that reaches out of the image by up to 3 pixels or 1 % of the side is clipped: rounding and counting from
     1 do that. One that reaches further, is reversed or in another unit is a fault, since it usually belongs to
-    another picture, size or order of columns. A box without an area marks nothing and is left out.
+    another image, size or order of columns. A box without an area marks nothing and is left out.
 
     Args:
-        picture: Picture as annotated.
-        height: Height of the decoded, upright picture in pixels.
-        width: Width of the decoded, upright picture in pixels.
+        picture: Image as annotated.
+        height: Height of the decoded, upright image in pixels.
+        width: Width of the decoded, upright image in pixels.
         turned: Whether its EXIF orientation swapped height and width.
     """
     if wrong := _other_size(picture, height, width, turned):
@@ -161,11 +161,11 @@ def fit_to_picture(picture: PictureBoxes, height: int, width: int, turned: bool 
     for at in np.flatnonzero(in_shares | is_reversed | beyond):
         start = f"{picture.places[at]}: the box {_shown(picture.boxes[at])}"
         if in_shares[at]:
-            faults.append(f"{start} is in shares of the picture (0 to 1). Expected pixels")
+            faults.append(f"{start} is in shares of the image (0 to 1). Expected pixels")
         elif is_reversed[at]:
             faults.append(f"{start} {_REVERSED}")
         else:
-            shape = f"the picture of {height} x {width} pixels (height x width)"
+            shape = f"the image of {height} x {width} pixels (height x width)"
             faults.append(f"{start} reaches {outside[at].max():.0f} pixels out of {shape}")
     empty = (common <= 0).any(axis=1)
     clipped = ~empty & (outside > 1e-3).any(axis=1)
@@ -175,16 +175,16 @@ def fit_to_picture(picture: PictureBoxes, height: int, width: int, turned: bool 
 
 
 def _other_size(picture: PictureBoxes, height: int, width: int, turned: bool) -> str:
-    """Return a fault if a picture was annotated at another size, else nothing."""
+    """Return a fault if an image was annotated at another size, else nothing."""
     if not (picture.height and picture.width) or (picture.height, picture.width) == (height, width):
         return ""
     given = f"{picture.place}: {picture.path} was annotated with {picture.height} x {picture.width} pixels (height x "
     if turned and (picture.height, picture.width) == (width, height):
         return (
             f"{given}width), but its EXIF orientation turns it to {height} x {width}, as every viewer shows it: save "
-            "the picture upright, or annotate it as shown"
+            "the image upright, or annotate it as shown"
         )
-    return f"{given}width), but it has {height} x {width}: annotate it again, or take the picture that was annotated"
+    return f"{given}width), but it has {height} x {width}: annotate it again, or take the image that was annotated"
 
 
 def _shown(box: np.ndarray) -> str:
@@ -192,15 +192,15 @@ def _shown(box: np.ndarray) -> str:
 
 
 def encode(pictures: Sequence[PictureBoxes], class_names: Sequence[str], sizes: np.ndarray | None = None) -> np.ndarray:
-    """Return the labels of pictures.
+    """Return the labels of images.
 
     Args:
-        pictures: Pictures with boxes in pixels.
+        pictures: Images with boxes in pixels.
         class_names: Classes in the order of their numbers.
-        sizes: int [N, 2], height and width of each picture. Defaults to those of ``pictures``.
+        sizes: int [N, 2], height and width of each image. Defaults to those of ``pictures``.
 
     Returns:
-        float32 [N, M, 7], M the most objects of a picture and at least 1; see the module.
+        float32 [N, M, 7], M the most objects of an image and at least 1; see the module.
 
     Example:
         >>> encode([PictureBoxes.of("a.jpg", "a.xml", [((0, 0, 50, 50), "cat", "a.xml")], height=100, width=200)],
@@ -222,18 +222,18 @@ def encode(pictures: Sequence[PictureBoxes], class_names: Sequence[str], sizes: 
 
 @tf.autograph.experimental.do_not_convert
 def follow(label: tf.Tensor, transform: PixelTransform) -> tf.Tensor:
-    """Move the boxes of a picture into a view of it.
+    """Move the boxes of an image into a view of it.
 
     An object of which less than 40 % of the area is left becomes padding: what is mostly cut off is no example of its
     class. A crowd region stays while any of it is left, since its rest is still no background.
 
     Args:
-        label: float32 [..., M, 7], boxes in shares of the picture.
-        transform: Transform from the picture to the view.
+        label: float32 [..., M, 7], boxes in shares of the image.
+        transform: Transform from the image to the view.
 
     Returns:
         float32 [..., M, 7]: boxes in shares of the view, clipped to it; height and width are those of the part of the
-        picture that fills the view, in pixels of the picture, so that areas in these pixels stay true.
+        image that fills the view, in pixels of the image, so that areas in these pixels stay true.
     """
     label = tf.cast(label, tf.float32)
     classes, sizes = label[..., :1], label[..., 5:7]
@@ -249,18 +249,18 @@ def follow(label: tf.Tensor, transform: PixelTransform) -> tf.Tensor:
 
 @tf.autograph.experimental.do_not_convert
 def place_objects(part: Part, size: tf.Tensor) -> tf.Tensor:
-    """Move the objects of one of the pictures in a view into its rectangle of the view.
+    """Move the objects of one of the images in a view into its rectangle of the view.
 
     Every object is moved as by :func:`follow`, so one of which more than 60 % are cut off becomes padding. In a view of
-    several pictures, so does one that is less than a pixel high or wide there, as in the program of Bochkovskiy et al.
+    several images, so does one that is less than a pixel high or wide there, as in the program of Bochkovskiy et al.
     ("YOLOv4", 2020).
 
     Args:
-        part: Picture with its label, float32 [M, 7].
+        part: Image with its label, float32 [M, 7].
         size: Rows and columns of the view, int32 [2].
 
     Returns:
-        float32 [M, 7], where height and width of a row are those of the whole view in pixels of the object's picture,
+        float32 [M, 7], where height and width of a row are those of the whole view in pixels of the object's image,
         so that areas stay true.
     """
     label = follow(part.label, part.transform)
@@ -275,10 +275,10 @@ def place_objects(part: Part, size: tf.Tensor) -> tf.Tensor:
 
 @tf.autograph.experimental.do_not_convert
 def join_objects(placed: tf.Tensor, rows: int) -> tf.Tensor:
-    """Join the objects of the pictures in one view.
+    """Join the objects of the images in one view.
 
     Args:
-        placed: Objects of each picture in the view, float32 [pictures, M, 7].
+        placed: Objects of each image in the view, float32 [pictures, M, 7].
         rows: Rows of the label; more objects than that are left out.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Statistics of pictures with boxes: :class:`BoxReport`, :func:`small_objects`."""
+"""Statistics of images with boxes: :class:`BoxReport`, :func:`small_objects`."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 
 FINEST = 8  # pixels: stride of the finest features of the detector
 _FEW = 0.05  # share of the objects that may be smaller than a cell
-_MULTIPLE = 32  # pixels: the coarsest stride divides the size of a picture
+_MULTIPLE = 32  # pixels: the coarsest stride divides the size of an image
 
 
 @dataclasses.dataclass(frozen=True)
 class BoxReport:
-    """Statistics of loaded pictures; ``print`` it.
+    """Statistics of loaded images; ``print`` it.
 
     Attributes:
         form: Format of the annotations.
-        pictures: Number of pictures by part.
+        pictures: Number of images by part.
         objects: Number of objects by class, by part.
-        empty: Number of pictures without objects.
-        most: Most objects of a picture.
-        median_size: Median height and width of the objects, in pixels of their pictures.
+        empty: Number of images without objects.
+        most: Most objects of an image.
+        median_size: Median height and width of the objects, in pixels of their images.
         notes: Remarks, one sentence each.
     """
 
@@ -67,8 +67,8 @@ class BoxReport:
         total = sum(self.pictures.values())
         return "\n".join(
             (
-                f"pictures: {total:,} in {self.form} ({pictures}), {self.empty:,} without objects",
-                f"objects: {sum(counts.values()):,} ({objects}), at most {self.most:,} in a picture, "
+                f"images: {total:,} in {self.form} ({pictures}), {self.empty:,} without objects",
+                f"objects: {sum(counts.values()):,} ({objects}), at most {self.most:,} in an image, "
                 f"median size {self.median_size[0]:.0f} x {self.median_size[1]:.0f} pixels (height x width)",
                 *self.notes,
             )
@@ -87,15 +87,15 @@ def _total(objects: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
 def small_objects(labels: np.ndarray, class_names: Any, image_size: tuple[int, int]) -> str | None:
     """Return a warning if many objects are smaller than a cell of the finest features.
 
-    An object's size is the square root of its area, after its picture was stretched to the size of the model.
+    An object's size is the square root of its area, after its image was stretched to the size of the model.
 
     Args:
-        labels: float32 [N, M, 7], labels of pictures.
+        labels: float32 [N, M, 7], labels of images.
         class_names: Class names in the order of the labels.
-        image_size: Height and width of the model's pictures, in pixels.
+        image_size: Height and width of the model's images, in pixels.
 
     Returns:
-        A sentence with the share of such objects, the classes that most of them have, and the size of pictures at which
+        A sentence with the share of such objects, the classes that most of them have, and the size of images at which
         95 % of the objects are at least a cell; None if at most 5 % are smaller.
 
     Example:
@@ -114,7 +114,7 @@ def small_objects(labels: np.ndarray, class_names: Any, image_size: tuple[int, i
     height, width = (math.ceil(side * factor / _MULTIPLE - 1e-6) * _MULTIPLE for side in image_size)
     own = np.median(labels[:, 0, 5:], axis=0)
     if height > own[0] * 1.5 or width > own[1] * 1.5:
-        fix = f"the pictures have {own[0]:.0f} x {own[1]:.0f}, so cut them into tiles, or take pictures from nearer"
+        fix = f"the images have {own[0]:.0f} x {own[1]:.0f}, so cut them into tiles, or photograph objects from closer"
     else:
         fix = f"image_size=({height}, {width}) makes 95 % of them as large as a cell"
     return (
@@ -124,30 +124,30 @@ def small_objects(labels: np.ndarray, class_names: Any, image_size: tuple[int, i
 
 
 def crowded_pictures(labels: np.ndarray) -> str | None:
-    """Return a warning if pictures have more objects than a detector answers with.
+    """Return a warning if images have more objects than a detector returns.
 
     Args:
-        labels: float32 [N, M, 7], labels of pictures.
+        labels: float32 [N, M, 7], labels of images.
 
     Example:
         >>> crowded_pictures(splits.train.labels)
-        '3 pictures have more than 100 objects, at most 150, and a detector finds at most 100 in one: ...'
+        '3 images have more than 100 objects, at most 150, and a detector finds at most 100 in one: ...'
     """
     counts = (labels[..., 0] >= 0).sum(axis=1)
     if not (more := int((counts > DETECTIONS).sum())):
         return None
     return in_number(
-        f"{more} pictures have more than {DETECTIONS} objects, at most {counts.max()}, and a detector finds at most "
+        f"{more} images have more than {DETECTIONS} objects, at most {counts.max()}, and a detector finds at most "
         f"{DETECTIONS} in one: cut them into tiles."
     )
 
 
 def _sizes(labels: np.ndarray) -> np.ndarray:
-    """Return height and width of all objects in shares of their pictures, [n, 2]."""
+    """Return height and width of all objects in shares of their images, [n, 2]."""
     rows = labels[labels[..., 0] >= 0]
     return rows[:, 3:5] - rows[:, 1:3]
 
 
 def _pictures(labels: np.ndarray) -> np.ndarray:
-    """Return height and width of the picture of each object, [n, 2]."""
+    """Return height and width of the image of each object, [n, 2]."""
     return labels[labels[..., 0] >= 0][:, 5:7]

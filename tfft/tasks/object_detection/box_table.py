@@ -1,7 +1,7 @@
 """Tables with a row per box: :func:`find_box_table`, :func:`read_box_table`.
 
 Implementation notes: delimiters, encodings and decimal marks are those of every other table. A row with a file and no
-box is a picture without objects. The corners are in pixels, counted from 0, unless no number of the table is above 1.
+box is an image without objects. The corners are in pixels, counted from 0, unless no number of the table is above 1.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _SIZED: Mapping[str, tuple[str, ...]] = {
 
 
 def find_box_table(source: Any) -> list[tuple[str, Any]]:
-    """Return the tables of a folder with their parts; a table stands for itself."""
+    """Return the tables of a folder with their parts; a table is returned as is."""
     if not isinstance(source, Path):
         return [("", source)]
     if source.is_file():
@@ -76,7 +76,7 @@ def read_box_table(
 
     Args:
         tables: Part and path of each, or a DataFrame.
-        images: Folder of the pictures; None looks beside the table.
+        images: Folder of the images; None looks beside the table.
         problems: List to which a sentence is added for everything that cannot be used.
         image: Column of the files; None for a usual name.
         label: Column of the classes; None for a usual name.
@@ -154,7 +154,7 @@ def _pictures(
         label = columns["class"][at]
         if bad := [f"{side} {written[side]!r}" for side in sides if not math.isfinite(box[side])]:
             problems.append(
-                f"{place} has {join_names(bad)}. Expected four numbers, or none for a picture without objects"
+                f"{place} has {join_names(bad)}. Expected four numbers, or none for an image without objects"
             )
         elif _is_empty(label):
             problems.append(f"{place} has a box without a class")
@@ -178,7 +178,7 @@ def _number(value: Any, decimal: str | None) -> float:
 
 
 def _in_shares(pictures: Sequence[PictureBoxes]) -> Sequence[PictureBoxes]:
-    """Mark all pictures as normalised if no number is above 1."""
+    """Mark all images as normalised if no number is above 1."""
     boxes = [one.boxes for one in pictures if len(one)]
     if not boxes or max(float(one.max()) for one in boxes) > 1:
         return pictures

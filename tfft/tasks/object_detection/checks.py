@@ -1,4 +1,4 @@
-"""Findings about pictures with boxes: :func:`box_findings`."""
+"""Findings about images with boxes: :func:`box_findings`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from tfft.data.examples import Splits
-from tfft.inspection.classes import twins, uneven
+from tfft.inspection.classes import imbalance_findings, similar_names
 from tfft.inspection.drift import drift_findings
 from tfft.inspection.duplicates import copy_findings
 from tfft.inspection.findings import Finding, Item, counted
@@ -22,7 +22,7 @@ _TINY = 4.0  # pixels per side
 
 
 def box_findings(splits: Splits[BoxedImages], notes: list[str]) -> Iterator[Finding]:
-    """Yield findings about pictures with boxes, without reading files again.
+    """Yield findings about images with boxes, without reading files again.
 
     Args:
         splits: Result of :func:`tfft.tasks.object_detection.data.load_boxes`.
@@ -32,7 +32,7 @@ def box_findings(splits: Splits[BoxedImages], notes: list[str]) -> Iterator[Find
     notes += [splits.duplicates_note] if splits.duplicates_note else []
     facts = [one for part in parts.values() for one in part.facts]
     yield from file_findings(facts, [""] * len(facts), splits.skipped)
-    yield from twins(splits.class_names)
+    yield from similar_names(splits.class_names)
     yield from _class_counts(splits.train.counts)
     yield from _drawn_twice(parts)
     yield from _tiny(parts)
@@ -50,9 +50,9 @@ def box_findings(splits: Splits[BoxedImages], notes: list[str]) -> Iterator[Find
 def _class_counts(counts: Mapping[str, int]) -> Iterator[Finding]:
     few = [Item(name, f"has {count}") for name, count in counts.items() if count < _FEW]
     words = f"classes have fewer than {_FEW} training objects"
-    yield from counted(few, "few", "warning", words, "add pictures of them")
+    yield from counted(few, "few", "warning", words, "add images of them")
     if len(counts) > 1:
-        for one in uneven(counts):
+        for one in imbalance_findings(counts):
             yield Finding("imbalance", "note", one.message, "look at the average precision of each class", one.items)
 
 
@@ -73,7 +73,7 @@ def _drawn_twice(parts: Mapping[str, BoxedImages]) -> Iterator[Finding]:
                     two.append(Item(path, f"has {names[0]!r} and {names[1]!r} at {box}"))
     remedy = "decide on one class and remove the other box"
     yield from counted(two, "two-classes", "warning", "boxes have two classes", remedy)
-    remedy = "remove one of each: a detector is to find them once"
+    remedy = "remove one of each: a detector should find them once"
     yield from counted(one, "box-copy", "warning", "boxes are drawn twice", remedy)
 
 
@@ -84,11 +84,11 @@ def _tiny(parts: Mapping[str, BoxedImages]) -> Iterator[Finding]:
         for at in np.flatnonzero(((sides < _TINY) & (part.labels[..., 0] >= 0)).any(axis=1)):
             items.append(Item(part.paths[at], f"has a box with a side below {_TINY:g} pixels"))
     remedy = "remove boxes that were drawn by accident; a detector cannot find objects of that size"
-    yield from counted(items, "tiny", "warning", "pictures have tiny boxes", remedy)
+    yield from counted(items, "tiny", "warning", "images have tiny boxes", remedy)
 
 
 def _unanswerable(splits: Splits[BoxedImages]) -> Iterator[Finding]:
-    """Find objects that a detector of the default size cannot see, and pictures with more than it answers with."""
+    """Find objects that a detector of the default size cannot see, and images with more than it returns."""
     labels = splits.train.labels
     shape = np.median(labels[:, 0, 5:7], axis=0)
     size = OBJECT_DETECTION.preferred_image_size((float(shape[0]), float(shape[1])))

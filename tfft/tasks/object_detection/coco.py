@@ -1,7 +1,7 @@
 """COCO files: :func:`find_coco`, :func:`read_coco`.
 
 Implementation notes: categories count by name, not by id, so ids may have holes, start at 1 or differ between the files
-of a data set. Of a polygon or a run-length mask only the ``bbox`` is read. Pictures without annotations are examples
+of a data set. Of a polygon or a run-length mask only the ``bbox`` is read. Images without annotations are examples
 without objects.
 """
 
@@ -27,7 +27,7 @@ _KEYS = ("images", "annotations", "categories")
 
 
 def find_coco(source: Path) -> list[tuple[str, Path]]:
-    """Return the COCO files of a folder with their parts; a file stands for itself."""
+    """Return the COCO files of a folder with their parts; a file is returned as is."""
     is_one = (lambda file: not _is_other(file)) if source.is_file() else is_coco
     return find_files(source, ".json", is_one, inner=("annotations", "labels"))
 
@@ -48,7 +48,7 @@ def read_coco(
 
     Args:
         files: Part and path of each.
-        images: Folder of the pictures; None looks beside the files.
+        images: Folder of the images; None looks beside the files.
         problems: List to which a sentence is added for everything that cannot be used.
     """
     return read_listed("COCO", "file_name", files, images, problems, _read)
@@ -66,7 +66,7 @@ def _read(file: Path, problems: list[str]) -> PictureList:
 def _picture(file: Path, id_: Any, entry: dict[str, Any], objects: Sequence[BoxedObject]) -> ListedPicture:
     name = entry.get("file_name")
     height, width = (int(entry[side]) if is_number(entry.get(side)) else 0 for side in ("height", "width"))
-    place = f"{file}: the picture {id_!r}"
+    place = f"{file}: the image {id_!r}"
     return ListedPicture(name if isinstance(name, str) else "", place, objects, height, width)
 
 
@@ -112,7 +112,7 @@ def _objects(
     problems: list[str],
     notes: list[str],
 ) -> dict[Any, list[BoxedObject]]:
-    """Return the objects by the id of their picture."""
+    """Return the objects by the id of their image."""
     found: dict[Any, list[BoxedObject]] = defaultdict(list)
     ids: set[Any] = set()
     repeated = 0
@@ -122,10 +122,10 @@ def _objects(
         image, category, box = (entry.get(key) for key in ("image_id", "category_id", "bbox"))
         numbers = isinstance(box, list) and len(box) == 4 and all(map(is_number, box))
         if not isinstance(image, (int, str)) or image not in listed:
-            problems.append(f"{place} belongs to the picture {shown(image)}, which images does not list")
+            problems.append(f"{place} refers to the image {shown(image)}, which is not in 'images'")
         elif not isinstance(category, (int, str)) or category not in categories:
             hint = did_you_mean(str(category), map(str, categories))
-            problems.append(f"{place} has the category {shown(category)}, which categories does not list.{hint}")
+            problems.append(f"{place} has the category {shown(category)}, which is not in 'categories'.{hint}")
         elif not numbers:
             problems.append(
                 f"{place} has the bbox {shown(box)}. Expected [left, top, width, height], four numbers in pixels"

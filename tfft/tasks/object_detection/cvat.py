@@ -1,6 +1,6 @@
 """CVAT files ("CVAT for images 1.1"): :func:`find_cvat`, :func:`read_cvat`.
 
-Implementation notes: one XML file has all pictures. The box of a turned box, a polygon or a mask is the smallest
+Implementation notes: one XML file has all images. The box of a turned box, a polygon or a mask is the smallest
 upright one around it. Hostile XML is refused as in :mod:`tfft.tasks.object_detection.source_files`.
 """
 
@@ -34,7 +34,7 @@ def is_cvat(file: Path) -> bool:
 
 
 def find_cvat(source: Path) -> list[tuple[str, Path]]:
-    """Return the CVAT files of a folder and their parts; a file stands for itself."""
+    """Return the CVAT files of a folder and their parts; a file is returned as is."""
     return find_files(source, ".xml", is_cvat, inner=("annotations",))
 
 
@@ -45,7 +45,7 @@ def read_cvat(
 
     Args:
         files: Part and path of each.
-        images: Folder of the pictures; None looks beside the files.
+        images: Folder of the images; None looks beside the files.
         problems: List to which a sentence is added for everything that cannot be used.
     """
     return read_listed("CVAT", "name", files, images, problems, _read)
@@ -72,7 +72,7 @@ def _read(file: Path, problems: list[str]) -> PictureList | None:
 
 
 def _objects(entry: ElementTree.Element, place: str, problems: list[str]) -> tuple[list[BoxedObject], int]:
-    """Return the objects of a picture, and the number of shapes without an area."""
+    """Return the objects of an image, and the number of shapes without an area."""
     found, lines = [], 0
     for at, shape in enumerate(entry, 1):
         where, label = f"{place}: {shape.tag} {at}", shape.get("label", "")

@@ -1,7 +1,7 @@
-"""Pictures with boxes: :class:`BoxedImages`, :func:`load_boxes`, :func:`read_boxes`.
+"""Images with boxes: :class:`BoxedImages`, :func:`load_boxes`, :func:`read_boxes`.
 
-Implementation notes: a picture with a faulty box is left out as a whole, like one that cannot be decoded: without the
-box, its object would count as background. If more than a tenth of the pictures have one, they have a common cause, and
+Implementation notes: an image with a faulty box is left out as a whole, like one that cannot be decoded: without the
+box, its object would count as background. If more than a tenth of the images have one, they have a common cause, and
 all faults are one error.
 """
 
@@ -50,14 +50,14 @@ class BoxedImages(ImageFiles):
     """Image files with the boxes of their objects.
 
     ``labels`` are float32 [N, M, 7], M the most objects of a picture: class, top, left, bottom, right in shares of the
-    picture, height and width of the picture in pixels. Class -1 is padding, -(2 + c) a crowd region of class c.
+    image, height and width of the image in pixels. Class -1 is padding, -(2 + c) a crowd region of class c.
     """
 
     follow: Follow | None = follow
 
     @property
     def combination(self) -> Combination:
-        """Objects of several pictures in one view; labels have as many rows as the four fullest pictures together."""
+        """Objects of several images in one view; labels have as many rows as the four fullest images together."""
         rows = np.sort((self.labels[..., 0] != PADDING).sum(axis=1))
         most = rows[-1 - PARTNERS :].sum() if len(rows) > PARTNERS else (1 + PARTNERS) * rows[-1]
         return Combination(
@@ -72,7 +72,7 @@ class BoxedImages(ImageFiles):
         return dict(zip(self.class_names, totals.tolist(), strict=True))
 
     def renumbered(self, numbers: np.ndarray, class_names: tuple[str, ...]) -> Self:
-        """Return the same pictures with the numbers that a model has for their classes, also in crowd regions."""
+        """Return the same images with the numbers that a model has for their classes, also in crowd regions."""
         labels, classes = self.labels.copy(), self.labels[..., 0].astype(int)
         crowd = classes < PADDING
         new = numbers[np.where(crowd, -2 - classes, np.maximum(classes, 0))]
@@ -80,7 +80,7 @@ class BoxedImages(ImageFiles):
         return dataclasses.replace(self, labels=labels, class_names=class_names)
 
     def join(self, other: Self) -> Self:
-        """Return these pictures followed by others."""
+        """Return these images followed by others."""
         most = max(self.labels.shape[1], other.labels.shape[1])
         parts = [dataclasses.replace(part, labels=_padded(part.labels, most)) for part in (self, other)]
         return super(BoxedImages, parts[0]).join(parts[1])
@@ -105,21 +105,21 @@ def load_boxes(
     progress: Callable[[int, int], None] | None = None,
     **columns: Any,
 ) -> Splits[BoxedImages]:
-    """Load pictures with boxes in COCO, Pascal VOC or YOLO format or in a table, and split them.
+    """Load images with boxes in COCO, Pascal VOC or YOLO format or in a table, and split them.
 
     The parts of the data are kept: ``train/`` and ``valid/`` folders, ``ImageSets/Main`` of VOC, ``data.yaml`` of YOLO,
-    files named ``..._train`` and ``..._val``. Otherwise a hash of seed and name draws a share of the pictures,
+    files named ``..._train`` and ``..._val``. Otherwise a hash of seed and name draws a share of the images,
     stratified by the rarest class of each; duplicates stay on one side. A test part is ignored.
 
     Args:
         source: Annotation file, folder or DataFrame; or a pair of them, for training and validation.
-        images: Folder of the pictures. Defaults to the likely one beside the annotations.
-        validation: Share of the pictures to hold out, or the file of an earlier split.
+        images: Folder of the images. Defaults to the likely one beside the annotations.
+        validation: Share of the images to hold out, or the file of an earlier split.
         seed: Seed for the split.
-        strict: Whether every fault is an error; otherwise pictures with faults are left out and listed in ``skipped``,
+        strict: Whether every fault is an error; otherwise images with faults are left out and listed in ``skipped``,
             unless they are more than a tenth.
         store: File that stores the statistics of files.
-        group: ``"folder"`` or a regular expression for file names, for pictures that stay on one side.
+        group: ``"folder"`` or a regular expression for file names, for images that stay on one side.
         progress: Function called with (files done, files in total).
         **columns: ``image``, ``label``, ``encoding``, ``delimiter`` and ``decimal`` of a table.
 
@@ -155,8 +155,8 @@ def load_boxes(
         held_out, words = _drawn(examples, options, groups, duplicates, annotations.source)
     if held_out.all() or not held_out.any():
         raise DataError(
-            f"Expected pictures for training and for validation. Received: {len(held_out)} usable pictures in {words}, "
-            f"all of them for {'validation' if held_out.all() else 'training'}. Add some."
+            f"Expected images for training and for validation. Received: {len(held_out)} usable images in {words}, "
+            f"all of them for {'validation' if held_out.all() else 'training'}. Add images."
         )
     splits = divide(examples, held_out, words, groups=groups, duplicates=duplicates, **fields)
     _check_trained(splits)
@@ -181,12 +181,12 @@ def read_boxes(
     progress: Callable[[int, int], None] | None = None,
     **columns: Any,
 ) -> BoxedImages:
-    """Read all pictures with boxes, of all parts, for a model with known classes.
+    """Read all images with boxes, of all parts, for a model with known classes.
 
     Args:
         source: As in :func:`load_boxes`, like all that follow.
         class_names: Class names of the model.
-        images: Folder of the pictures.
+        images: Folder of the images.
         strict: Whether every fault is an error.
         store: File that stores the statistics of files.
         progress: Function called with (files done, files in total).
@@ -209,7 +209,7 @@ def read_boxes(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Loaded:
-    """Usable pictures, with boxes in their pixels, and their files."""
+    """Usable images, with boxes in their pixels, and their files."""
 
     pictures: list[PictureBoxes]
     facts: list[ImageFileInfo]
@@ -230,7 +230,7 @@ def _fitted(
     faults: list[str] = []
     for one, fact in zip(pictures, facts, strict=True):
         if fact.reason:
-            problems = [f"{one.place} names the picture {one.path}, which {fact.reason}"]
+            problems = [f"{one.place} names the image {one.path}, which {fact.reason}"]
         else:
             fitted = fit_to_picture(one, *_upright_size(fact))
             problems = fitted.faults
@@ -246,14 +246,14 @@ def _fitted(
     if faults and (strict or len(skipped) > _SYSTEMATIC * len(pictures)):
         raise_faults(faults, annotations.source)
     if not used:
-        raise DataError(f"{annotations.source} has no pictures.")
+        raise DataError(f"{annotations.source} has no images.")
     folders = {os.path.dirname(os.path.abspath(one.path)) for one in used}
     notes = [*annotations.notes, *_notes(clipped, empty, known)]
     return _Loaded(used, known, tuple(skipped), tuple(notes), os.path.commonpath(folders))
 
 
 def _upright_size(fact: ImageFileInfo) -> tuple[int, int, bool]:
-    """Return height and width of the picture as decoded, and whether its EXIF orientation swapped them."""
+    """Return height and width of the image as decoded, and whether its EXIF orientation swapped them."""
     turned = ROTATED in fact.oddities and int(read_header(tf.io.read_file(fact.path)).orientation) >= 5
     return (fact.width, fact.height, True) if turned else (fact.height, fact.width, False)
 
@@ -261,16 +261,14 @@ def _upright_size(fact: ImageFileInfo) -> tuple[int, int, bool]:
 def _notes(clipped: Sequence[str], empty: Sequence[str], facts: Sequence[ImageFileInfo]) -> list[str]:
     notes = []
     if clipped:
-        notes.append(
-            f"{len(clipped)} boxes reach a little out of their pictures and are clipped, such as {clipped[0]}."
-        )
+        notes.append(f"{len(clipped)} boxes reach a little out of their images and are clipped, such as {clipped[0]}.")
     if empty:
-        notes.append(in_number(f"{len(empty)} boxes are left out for having no area, such as {empty[0]}."))
+        notes.append(in_number(f"{len(empty)} boxes are left out (no area), such as {empty[0]}."))
     turned = [fact.path for fact in facts if ROTATED in fact.oddities]
     if turned:
         notes.append(
-            f"{len(turned)} pictures have an EXIF orientation, such as {turned[0]}; their boxes are taken to belong to "
-            "the upright picture, as viewers show it."
+            f"{len(turned)} images have an EXIF orientation, such as {turned[0]}; their boxes are taken to belong to "
+            "the upright image, as viewers show it."
         )
     return notes
 
@@ -287,13 +285,13 @@ def _trained_names(annotations: Annotations, pictures: Sequence[PictureBoxes], p
     }
     if not own:
         raise DataError(
-            f"Expected at least one object to learn. Received: {len(pictures)} pictures in {annotations.source} "
-            "without any. Are the annotations those of these pictures?"
+            f"Expected at least one object to learn. Received: {len(pictures)} images in {annotations.source} "
+            "without any. Are the annotations those of these images?"
         )
     if unseen := sorted(held - own):
         raise DataError(
             f"The classes {join_names(map(repr, unseen))} of {annotations.source} have no object to learn from: only "
-            "validation pictures or crowd regions have them. Add examples to the training part, or remove them."
+            "validation images or crowd regions have them. Add examples to the training part, or remove them."
         )
     return tuple(name for name in annotations.class_names if name in own) or tuple(sorted(own))
 
@@ -302,8 +300,8 @@ def _check_trained(splits: Splits[BoxedImages]) -> None:
     """Raise DataError if a drawn split leaves a class without a training object."""
     if missing := [name for name, count in splits.train.counts.items() if not count]:
         raise DataError(
-            f"All objects of {join_names(map(repr, missing))} are in pictures that are held out ({splits.split_from}). "
-            "Add pictures of them, or use another seed."
+            f"All objects of {join_names(map(repr, missing))} are in images that are held out ({splits.split_from}). "
+            "Add images of them, or use another seed."
         )
 
 
@@ -317,9 +315,9 @@ def _examples(loaded: _Loaded, names: Sequence[str]) -> BoxedImages:
 def _drawn(
     examples: BoxedImages, options: SplitOptions, groups: Sequence[str] | None, duplicates: Duplicates, source: str
 ) -> tuple[np.ndarray, str]:
-    """Draw the held-out pictures; if groups or duplicates make a stratified split impossible, one without strata."""
+    """Draw the held-out images; if groups or duplicates make a stratified split impossible, one without strata."""
     together = joined(groups, duplicates.positions, len(examples))
-    whole = f"the pictures of {source}"
+    whole = f"the images of {source}"
     try:
         return options.hold_out(examples.names, whole, labels=rarest_classes(examples), groups=together)
     except DataError:
@@ -329,7 +327,7 @@ def _drawn(
 
 
 def rarest_classes(examples: BoxedImages) -> np.ndarray:
-    """Return the class of each picture, int [N], that the fewest pictures have; one more for no objects."""
+    """Return the class of each image, int [N], that the fewest images have; one more for no objects."""
     classes = examples.labels[..., 0]
     has = np.stack([(classes == at).any(axis=1) for at in range(len(examples.class_names))], axis=1)
     rarity = np.where(has, has.sum(axis=0), len(has) + 1)

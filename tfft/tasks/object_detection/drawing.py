@@ -1,4 +1,4 @@
-"""Boxes drawn on pictures: :func:`draw_boxes`."""
+"""Boxes drawn on images: :func:`draw_boxes`."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ def draw_boxes(
     *,
     classes: Sequence[int] | np.ndarray | None = None,
 ) -> np.ndarray:
-    """Draw boxes with their labels on a picture; equal labels have one colour.
+    """Draw boxes with their labels on an image; equal labels have one colour.
 
     Args:
         picture: uint8 [H, W, 3].
-        boxes: Top, left, bottom and right, normalised to the picture, float [n, 4].
+        boxes: Top, left, bottom and right, normalised to the image, float [n, 4].
         labels: Label of each box.
         scores: Score of each box. Predictions have them and get thick lines; without scores the boxes are taken for the
             truth, and get thin ones.
-        classes: Number of the class of each box, so that a class has one colour in all pictures. Without them, colours
-            are those of the labels of this picture in alphabetical order.
+        classes: Number of the class of each box, so that a class has one colour in all images. Without them, colours
+            are those of the labels of this image in alphabetical order.
 
     Returns:
-        A new picture, uint8 [H, W, 3].
+        A new image, uint8 [H, W, 3].
 
     Raises:
-        DataError: If the picture or the boxes have another form.
+        DataError: If the image or the boxes have another form.
         DependencyError: If Pillow is missing.
 
     Example:
-        >>> draw_boxes(picture, np.array([[0.1, 0.2, 0.9, 0.8]]), ["raccoon"], [0.97])
+        >>> draw_boxes(image, np.array([[0.1, 0.2, 0.9, 0.8]]), ["raccoon"], [0.97])
     """
     try:
         from PIL import Image, ImageDraw, ImageFont
@@ -50,7 +50,7 @@ def draw_boxes(
         missing_package("pillow", "Drawing boxes", _INSTALL)
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
     if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
-        raise DataError(f"Expected a picture uint8 [H, W, 3]. Received: {picture.dtype} {picture.shape}.")
+        raise DataError(f"Expected an image uint8 [H, W, 3]. Received: {picture.dtype} {picture.shape}.")
     if not len(boxes) == len(labels) == (len(boxes) if scores is None else len(scores)):
         counts = f"{len(boxes)} boxes, {len(labels)} labels" + ("" if scores is None else f", {len(scores)} scores")
         raise DataError(f"Expected one label, and one score if any, for each box. Received: {counts}.")

@@ -40,7 +40,7 @@ class DetectionEvaluator(Evaluator):
         if labels.ndim != 3 or labels.shape[-1] != 7:
             raise DataError(
                 "Expected labels float32 [B, M, 7]: class, top, left, bottom, right (0 to 1), height and width of the "
-                f"picture in pixels. Received: {labels.dtype} {labels.shape}. Pad with rows of class -1."
+                f"image in pixels. Received: {labels.dtype} {labels.shape}. Pad with rows of class -1."
             )
         rows = labels[labels[..., 0] != -1]
         kinds = np.where(rows[:, 0] < 0, -2 - rows[:, 0], rows[:, 0])
@@ -56,11 +56,11 @@ class DetectionEvaluator(Evaluator):
             raise DataError(
                 "Expected boxes (top, left, bottom, right) within 0 to 1, the top above the bottom. Received: "
                 f"{boxes[faulty][0].round(4).tolist()} and {int(faulty.sum()) - 1} more. Divide pixels by the height "
-                "and width of the picture."
+                "and width of the image."
             )
         if not (rows[:, 5:] > 0).all():
             raise DataError(
-                "Expected height and width of the picture in pixels in the last two columns of each label. Received: "
+                "Expected height and width of the image in pixels in the last two columns of each label. Received: "
                 f"{rows[:, 5:].min():g}. They decide which objects are small."
             )
 
@@ -77,7 +77,7 @@ class DetectionEvaluator(Evaluator):
         matches = match(self.images, len(self.names))
         value = matches.average_precision()
         if value is None:
-            raise DataError("No image of the dataset has an object, so there is nothing to measure.")
+            raise DataError("No image of the dataset has an object, so there is nothing to evaluate.")
         rows, thresholds = class_rows(self.names, matches)
         confusion, kinds = mistakes(self.images, thresholds)
         drawn = matches.bootstrap(_DRAWS)
@@ -150,10 +150,10 @@ def _interval(drawn: np.ndarray, value: float, objects: int) -> tuple[float, flo
 def baseline(images: Sequence[Found], classes: int, seed: int = 0) -> float:
     """Return the mean average precision of one fixed answer for all images, chosen from their labels alone.
 
-    It answers with the same boxes whatever an image shows: those objects of the dataset that would match an object of
+    It predicts the same boxes whatever an image shows: those objects of the dataset that would match an object of
     their class in the most images, without boxes that overlap a better one, at most 100; the score of a box is the
     share of the images. So it shows how much is due to objects that are usually in one place, as in the middle of
-    photos. Each half of the images is answered with the boxes of the other half, so no image answers for itself.
+    photos. Each half of the images is predicted from the boxes of the other half, so no image predicts itself.
 
     Args:
         images: Objects; detections are left aside.

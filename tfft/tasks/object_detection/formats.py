@@ -23,7 +23,7 @@ class Recognised:
     Attributes:
         form: Name of the format.
         files: Parts, and the files or folders with their annotations.
-        read: Function of files, picture folder, list of problems and settings that returns :class:`Annotations`.
+        read: Function of files, image folder, list of problems and settings that returns :class:`Annotations`.
     """
 
     form: str
@@ -73,7 +73,7 @@ def recognise(source: Any) -> Recognised:
         return Recognised(form, tuple(files), _FORMATS[form][1])
     looked = "\n".join(f"  - {text}" for _, _, text in _FORMATS.values())
     raise DataError(
-        f"Expected a folder or file with the boxes of pictures. Received: {path}, without any. Looked for:\n{looked}"
+        f"Expected a folder or file with the boxes of images. Received: {path}, without any. Looked for:\n{looked}"
     )
 
 
@@ -96,7 +96,7 @@ def guess_format(source: Any) -> str | None:
 
 
 def is_split(source: Any) -> bool:
-    """Whether annotations mark a training part and a validation part, without reading the pictures."""
+    """Whether annotations mark a training part and a validation part, without reading the images."""
     both = {"train", "validation"}
     try:
         if both <= {part for part, _ in recognise(source).files}:
@@ -109,11 +109,11 @@ def is_split(source: Any) -> bool:
 def read_annotations(
     source: Any, images: str | os.PathLike[str] | None = None, settings: Mapping[str, Any] | None = None
 ) -> Annotations:
-    """Read the boxes of all pictures.
+    """Read the boxes of all images.
 
     Args:
         source: As in :func:`recognise`; or ``{"train": source, "validation": source}``, or a pair of both.
-        images: Folder of the pictures; None looks beside the annotations.
+        images: Folder of the images; None looks beside the annotations.
         settings: Settings of :func:`tfft.tasks.object_detection.box_table.read_box_table`, for tables only.
 
     Raises:
@@ -157,7 +157,7 @@ def _joined(source: Mapping[str, Any], images: Any, settings: Mapping[str, Any] 
 
 
 def _twice(pictures: Any) -> list[str]:
-    """Return a problem for each picture that is annotated more than once."""
+    """Return a problem for each image that is annotated more than once."""
     first: dict[str, PictureBoxes] = {}
     problems = []
     for one in pictures:

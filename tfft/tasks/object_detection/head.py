@@ -45,8 +45,8 @@ LAYERS = {
 class ObjectDetectionHead(Head):
     """Class logits and a box for each cell of each feature map; labels are float [B, M, 7].
 
-    A label has one row per object: class, top, left, bottom, right (normalised to the picture), and height and width of
-    the picture in pixels. Class -1 is padding, ``-(2 + c)`` a crowd region of class c.
+    A label has one row per object: class, top, left, bottom, right (normalised to the image), and height and width of
+    the image in pixels. Class -1 is padding, ``-(2 + c)`` a crowd region of class c.
 
     Served: ``detection_boxes`` float32 [B, 100, 4] (top, left, bottom, right, normalised), ``detection_scores`` float32
     [B, 100], ``detection_classes`` int32 [B, 100], ``detection_labels`` string [B, 100], ``num_detections`` int32 [B].
@@ -127,7 +127,7 @@ class ObjectDetectionHead(Head):
         return {"boxes": points.boxes, "scores": tf.sigmoid(points.logits)}
 
     def postprocess(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Turn a model's output into at most 100 detections per picture, by non-maximum suppression in each class.
+        """Turn a model's output into at most 100 detections per image, by non-maximum suppression in each class.
 
         Args:
             logits: Output of the model, float [B, P, C + 6].
@@ -159,7 +159,7 @@ class ObjectDetectionHead(Head):
 def _refuse(soft: bool) -> None:
     if soft:
         raise PlanError(
-            "The labels of a detector are boxes, so soft=True (mixup, cutmix) has no meaning for them. Leave it out."
+            "The labels of a detector are boxes, so soft=True (mixup, cutmix) does not apply. Leave it out."
         )
 
 

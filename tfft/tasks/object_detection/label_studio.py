@@ -1,7 +1,7 @@
 """Label Studio exports (JSON and JSON-MIN): :func:`find_label_studio`, :func:`read_label_studio`.
 
-Implementation notes: places are in percent of the picture. Uploaded pictures got eight characters and a hyphen in front
-of their names, which are left out where no picture has them. If several people labelled a picture, the first
+Implementation notes: places are in percent of the image. Uploaded images got eight characters and a hyphen in front
+of their names, which are left out where no image has them. If several people labelled an image, the first
 annotation counts.
 """
 
@@ -31,7 +31,7 @@ def is_label_studio(file: Path) -> bool:
 
 
 def find_label_studio(source: Path) -> list[tuple[str, Path]]:
-    """Return the exports in a folder and their parts; a file stands for itself."""
+    """Return the exports in a folder and their parts; a file is returned as is."""
     return find_files(source, ".json", is_label_studio)
 
 
@@ -42,16 +42,16 @@ def read_label_studio(
 
     Args:
         files: Part and path of each.
-        images: Folder of the pictures; None looks beside the files.
+        images: Folder of the images; None looks beside the files.
         problems: List to which a sentence is added for everything that cannot be used.
     """
-    return read_listed("Label Studio", "picture", files, images, problems, _read)
+    return read_listed("Label Studio", "image", files, images, problems, _read)
 
 
 def _read(file: Path, problems: list[str]) -> PictureList | None:
     tasks = read_json(file, "Label Studio", _LARGEST)
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
-        problems.append(f"{file} is no list of tasks. Export it as JSON")
+        problems.append(f"{file} is not a list of tasks. Export it as JSON")
         return None
     pictures, several = [], 0
     for at, task in enumerate(tasks):
@@ -63,12 +63,12 @@ def _read(file: Path, problems: list[str]) -> PictureList | None:
         plain = _PREFIX.sub("", name, count=1)
         other = plain if plain != name else ""
         pictures.append(ListedPicture(name, place, objects, height, width, other_name=other))
-    notes = [f"{several} pictures of {file} were labelled several times; the first annotation counts."]
+    notes = [f"{several} images of {file} were labelled several times; the first annotation counts."]
     return PictureList(pictures, notes=notes if several else ())
 
 
 def _picture_name(task: dict[str, Any]) -> str:
-    """Return the name of the picture of a task: the last part of its address, or a path below a local folder."""
+    """Return the name of the image of a task: the last part of its address, or a path below a local folder."""
     data = task.get("data", task)
     values = [value for value in data.values() if isinstance(value, str)] if isinstance(data, dict) else []
     address = data.get("image") if isinstance(data, dict) and isinstance(data.get("image"), str) else None
@@ -80,7 +80,7 @@ def _picture_name(task: dict[str, Any]) -> str:
 
 
 def _results(task: dict[str, Any]) -> tuple[list[Any], bool]:
-    """Return the shapes of a picture, and whether several annotations have some."""
+    """Return the shapes of an image, and whether several annotations have some."""
     given = task.get("annotations", task.get("completions"))
     if isinstance(given, list):
         kept = [one for one in given if isinstance(one, dict) and not one.get("was_cancelled")]
@@ -91,7 +91,7 @@ def _results(task: dict[str, Any]) -> tuple[list[Any], bool]:
 
 
 def _objects(results: list[Any], place: str, problems: list[str]) -> tuple[list[BoxedObject], int, int]:
-    """Return the objects of a picture with boxes in pixels, and its height and width."""
+    """Return the objects of an image with boxes in pixels, and its height and width."""
     found, height, width = list[BoxedObject](), 0, 0
     for at, result in enumerate(results):
         where = f"{place}: result[{at}]"

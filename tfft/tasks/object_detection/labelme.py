@@ -1,6 +1,6 @@
 """LabelMe folders: :func:`find_labelme`, :func:`read_labelme`.
 
-Implementation notes: each picture has a ``.json`` file with ``shapes``. The box of a polygon or circle is the smallest
+Implementation notes: each image has a ``.json`` file with ``shapes``. The box of a polygon or circle is the smallest
 one around it. Points and lines have no area, so they mark no object.
 """
 
@@ -17,8 +17,8 @@ from tfft.tasks.object_detection.listed_pictures import ListedPicture, PictureLi
 from tfft.tasks.object_detection.picture_folder import part_folders
 from tfft.tasks.object_detection.source_files import Box, hull, mentions, parts_with, read_json
 
-LOOKED_FOR = "LabelMe: a .json file with shapes for each picture, beside it"
-_LARGEST = 100_000_000  # bytes; a file may hold its picture
+LOOKED_FOR = "LabelMe: a .json file with shapes for each image, beside it"
+_LARGEST = 100_000_000  # bytes; a file may hold its image
 _AREAS = ("rectangle", "polygon", "circle")
 _LINES = ("point", "points", "line", "linestrip")
 
@@ -29,7 +29,7 @@ def is_labelme(file: Path) -> bool:
 
 
 def find_labelme(source: Path) -> list[tuple[str, Path]]:
-    """Return the folders with LabelMe files and their parts; a file stands for itself."""
+    """Return the folders with LabelMe files and their parts; a file is returned as is."""
     if source.is_file():
         return [("", source)] if source.suffix.lower() == ".json" and is_labelme(source) else []
     inside = [(part, folder) for part, folder in part_folders(source) if _files_in(folder)]
@@ -48,7 +48,7 @@ def read_labelme(
 
     Args:
         places: Part and path of each folder or file.
-        images: Folder of the pictures; None looks beside the files.
+        images: Folder of the images; None looks beside the files.
         problems: List to which a sentence is added for everything that cannot be used.
     """
     return read_listed("LabelMe", "imagePath", places, images, problems, _read)
@@ -75,7 +75,7 @@ def _picture_name(file: Path, content: dict[str, Any]) -> str:
 
 
 def _objects(file: Path, content: dict[str, Any], problems: list[str]) -> tuple[list[BoxedObject], int]:
-    """Return the objects of a picture, and the number of shapes without an area."""
+    """Return the objects of an image, and the number of shapes without an area."""
     shapes = content.get("shapes")
     if not isinstance(shapes, list):
         problems.append(f"{file} has no list of shapes. Expected a LabelMe file")

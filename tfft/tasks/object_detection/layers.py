@@ -94,14 +94,14 @@ class DetectionLogits(Logits):
 def decode(distances: Any) -> Any:
     """Return boxes and centres of the cells of a map.
 
-    The cells of a map cover the picture evenly, so a cell of a map with h rows is 1 / h of the picture high; for sides
+    The cells of a map cover the image evenly, so a cell of a map with h rows is 1 / h of the image high; for sides
     that are multiples of the stride this is the stride exactly.
 
     Args:
         distances: From the centre to the top, left, bottom and right in cells, float [B, h, w, 4].
 
     Returns:
-        float [B, h, w, 6]: top, left, bottom, right, row and column, normalised to the picture.
+        float [B, h, w, 6]: top, left, bottom, right, row and column, normalised to the image.
     """
     shape = tf.shape(distances)
     rows, columns = tf.cast(shape[1], distances.dtype), tf.cast(shape[2], distances.dtype)

@@ -1,7 +1,7 @@
-"""Annotation files that list pictures with their objects: :func:`find_files`, :func:`read_listed`.
+"""Annotation files that list images with their objects: :func:`find_files`, :func:`read_listed`.
 
 COCO, CVAT, Label Studio and LabelMe share this: files are found in the folders of parts, a file gives
-:class:`ListedPicture` by :class:`ListedPicture`, and the pictures are looked for beside it. A format adds how it is
+:class:`ListedPicture` by :class:`ListedPicture`, and the images are looked for beside it. A format adds how it is
 recognized and what its entries mean.
 """
 
@@ -21,16 +21,16 @@ _SHOWN = 80  # characters of a value in a message
 
 @dataclasses.dataclass(frozen=True)
 class ListedPicture:
-    """A picture as an annotation file lists it.
+    """An image as an annotation file lists it.
 
     Attributes:
-        name: Name or relative path of the picture as written.
-        place: Where the picture is written, for messages.
+        name: Name or relative path of the image as written.
+        place: Where the image is written, for messages.
         objects: Its objects, with boxes in pixels.
-        height: Height of the picture in pixels; 0 if the file does not say.
+        height: Height of the image in pixels; 0 if the file does not say.
         width: Width in pixels; 0 if the file does not say.
-        part: Part of the data that the file states for this picture, if any.
-        other_name: Name to look for if no picture has the first one.
+        part: Part of the data that the file states for this image, if any.
+        other_name: Name to look for if no image has the first one.
     """
 
     name: str
@@ -42,7 +42,7 @@ class ListedPicture:
     other_name: str = ""
 
     def find(self, folder: PictureFolder) -> str:
-        """Return the path of the picture in a folder.
+        """Return the path of the image in a folder.
 
         Raises:
             ValueError: As :meth:`PictureFolder.find`.
@@ -56,7 +56,7 @@ class PictureList:
     """What one annotation file says.
 
     Attributes:
-        pictures: Its pictures.
+        pictures: Its images.
         class_names: Classes that it declares, in its order.
         notes: Remarks about what is harmless, one sentence each.
     """
@@ -69,7 +69,7 @@ class PictureList:
 def find_files(
     source: Path, suffix: str, is_one: Callable[[Path], bool], inner: Sequence[str] = ()
 ) -> list[tuple[str, Path]]:
-    """Return the annotation files of a folder with their parts; a file stands for itself.
+    """Return the annotation files of a folder with their parts; a file is returned as is.
 
     Args:
         source: File or folder.
@@ -93,13 +93,13 @@ def read_listed(
     problems: list[str],
     read: Callable[[Path, list[str]], PictureList | None],
 ) -> Annotations:
-    """Read annotation files, and find the pictures that they list.
+    """Read annotation files, and find the images that they list.
 
     Args:
         form: Name of the format.
-        field: What the format calls the name of a picture, for messages.
+        field: What the format calls the name of an image, for messages.
         sources: Part and path of each file, or of each folder of files.
-        images: Folder of the pictures; None looks beside the files.
+        images: Folder of the images; None looks beside the files.
         problems: List to which a sentence is added for everything that cannot be used.
         read: Function of a source and the list of problems; it returns None for a source that cannot be used.
     """

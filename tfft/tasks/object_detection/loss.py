@@ -28,7 +28,7 @@ class DetectionLoss(keras.losses.Loss):
     cell without an object does not count for the region's class.
 
     The divisor is the sum of the qualities over the batch, at least 1, also where replicas of ``tf.distribute`` share
-    it. So the mean over the pictures of a batch is the loss, and a picture without objects adds its false alarms only.
+    it. So the mean over the images of a batch is the loss, and an image without objects adds its false alarms only.
     Microbatches (:func:`tfft.training.microbatched`) each have a divisor of their own, so their sum is close to the
     loss of the whole batch, but not equal to it.
 
@@ -36,14 +36,14 @@ class DetectionLoss(keras.losses.Loss):
         **kwargs: ``name``, ``reduction``, ``dtype``.
 
     Example:
-        >>> DetectionLoss()(labels, model(pictures))  # float [B, M, 7], float [B, P, C + 6]
+        >>> DetectionLoss()(labels, model(images))  # float [B, M, 7], float [B, P, C + 6]
     """
 
     def __init__(self, name: str = "detection", **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Return the loss of each picture [B], scaled so that the mean over the batch is normalised as a whole."""
+        """Return the loss of each image [B], scaled so that the mean over the batch is normalised as a whole."""
         labels, output = tf.cast(y_true, tf.float32), tf.cast(y_pred, tf.float32)
         points = points_of(output)
         targets = assign(labels, points)

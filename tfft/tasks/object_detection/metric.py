@@ -24,7 +24,7 @@ class AveragePrecision(keras.metrics.Metric):
 
     It streams: detections are counted by class and score in 128 bins, so memory does not grow with the dataset. This
     makes it an approximation of what :func:`tfft.evaluate` measures. Detections in one bin share one point of the
-    precision-recall curve; only the 300 best scores of a picture enter the suppression; and as in Pascal VOC
+    precision-recall curve; only the 300 best scores of an image enter the suppression; and as in Pascal VOC
     (Everingham et al., IJCV 2010), a detection counts for the object that it overlaps most, the strongest of each
     object is correct and the others are not. Detections mostly within a crowd region of their class do not count.
 

@@ -1,7 +1,7 @@
-"""Pictures that annotation files name, looked for below one folder only: :class:`PictureFolder`.
+"""Images that annotation files name, looked for below one folder only: :class:`PictureFolder`.
 
 Implementation notes: an annotation file may come from a stranger, and its paths from another machine. A name is never
-followed out of the picture folder: not by an absolute path, not by ``..`` and not through a link.
+followed out of the image folder: not by an absolute path, not by ``..`` and not through a link.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _TRIED = 50  # names by which a folder is recognized
 
 
 class PictureFolder:
-    """The pictures below a folder.
+    """The images below a folder.
 
     Args:
-        folder: Folder of the pictures.
+        folder: Folder of the images.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -38,35 +38,35 @@ class PictureFolder:
         self._by_name: dict[str, list[str]] | None = None
 
     def find(self, name: str) -> str:
-        """Return the path of a picture; one that does not exist if no picture has the name.
+        """Return the path of an image; one that does not exist if no image has the name.
 
-        A picture that is not where the name says is found by its last part where exactly one picture has it, with or
+        An image that is not where the name says is found by its last part where exactly one image has it, with or
         without the extension.
 
         Args:
             name: Relative path as written in an annotation.
 
         Raises:
-            ValueError: If the name leads out of the folder, or may mean several pictures; the message is the rest of a
+            ValueError: If the name leads out of the folder, or may mean several images; the message is the rest of a
                 sentence about the name.
         """
         plain = name.strip().replace("\\", "/")
         if not plain or "\0" in plain:
-            raise ValueError("is not the name of a picture")
+            raise ValueError("is not the name of an image")
         if plain.startswith("/") or _DRIVE.match(plain) or ".." in plain.split("/"):
             raise ValueError(
-                f"leads out of the picture folder {self.folder}: write names below it, without '..' or a first '/'"
+                f"leads out of the image folder {self.folder}: write names below it, without '..' or a first '/'"
             )
         written = self.folder / plain
         if not os.path.isfile(written):
             written = Path(self._elsewhere(plain) or written)
         real = os.path.realpath(written)
         if not (real == self._real or real.startswith(self._real.rstrip(os.sep) + os.sep)):
-            raise ValueError(f"is a link that leads out of the picture folder {self.folder}: put the file itself there")
+            raise ValueError(f"is a link that leads out of the image folder {self.folder}: put the file itself there")
         return str(written)
 
     def has(self, name: str) -> bool:
-        """Whether a picture is exactly where a name says."""
+        """Whether an image is exactly where a name says."""
         try:
             return os.path.isfile(self.find(name))
         except ValueError:
@@ -105,7 +105,7 @@ def images_in(folder: str | os.PathLike[str]) -> Iterator[str]:
 def choose_folder(
     images: str | os.PathLike[str] | None, candidates: Iterable[Path], names: Sequence[str], source: str
 ) -> PictureFolder:
-    """Return the folder in which pictures with some names lie.
+    """Return the folder in which images with some names lie.
 
     Args:
         images: Folder that the user named, or None.
@@ -114,25 +114,25 @@ def choose_folder(
         source: Annotation file, for messages.
 
     Raises:
-        DataError: If the folder that the user named does not exist, or no candidate has any of the pictures.
+        DataError: If the folder that the user named does not exist, or no candidate has any of the images.
     """
     if images is not None:
         folder = Path(images).expanduser()
         if not folder.is_dir():
-            raise DataError(f"Expected images= to be the folder of the pictures. Received: {str(images)!r}, no folder.")
+            raise DataError(f"Expected images= to be the folder of the images. Received: {str(images)!r}, no folder.")
         return PictureFolder(folder)
     looked = [folder for folder in dict.fromkeys(candidates) if folder.is_dir()]
     some = names[:: max(1, len(names) // _TRIED)][:_TRIED]
     places = [PictureFolder(folder) for folder in looked]
     exact = [sum(os.path.isfile(place.folder / name) for name in some) for place in places]
-    # A search in depth is for the folder of the annotations and those that are called after pictures.
+    # A search in depth is for the folder of the annotations and those that are called after images.
     deep = [place for at, place in enumerate(places) if not at or place.folder.name.lower() in _USUAL]
     places, counts = (places, exact) if any(exact) else (deep, [sum(map(place.has, some)) for place in deep])
     if not some and places:
         return places[0]
     if not any(counts):
         raise DataError(
-            f"The pictures of {source} were not found, such as {some[0]!r}. Looked in "
+            f"The images of {source} were not found, such as {some[0]!r}. Looked in "
             f"{join_names(looked) or 'no folder'}. Name their folder: images='...'."
         )
     # The first that has half of them: a folder further away may have all by the names of another data set.
@@ -141,7 +141,7 @@ def choose_folder(
 
 
 def beside(folder: Path, part: str = "") -> list[Path]:
-    """Return the folders in which the pictures of annotations in a folder usually lie, the likeliest first."""
+    """Return the folders in which the images of annotations in a folder usually lie, the likeliest first."""
     others = sorted(entry for entry in folder.parent.iterdir() if entry.is_dir()) if folder.parent.is_dir() else []
     usual = [entry for entry in others if entry.name.lower() in _USUAL]
     of_part = [entry for entry in others if part and part_of(entry.name) == part]

@@ -1,4 +1,4 @@
-"""Grid of pictures with their boxes as training sees them: :func:`preview_boxes`."""
+"""Grid of images with their boxes as training sees them: :func:`preview_boxes`."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ def preview_boxes(
     columns: int = 6,
     seed: int = 0,
 ) -> np.ndarray:
-    """Draw a grid of pictures with their boxes: one row per picture, the picture itself first, followed by its views.
+    """Draw a grid of images with their boxes: one row per image, the image itself first, followed by its views.
 
     Args:
-        examples: Pictures with boxes.
-        spec: Size of each picture; it is stretched.
-        augment: As in :func:`tfft.data.to_dataset`. Without it, the grid shows different pictures.
-        rows: Number of pictures to draw.
-        columns: Number of pictures per row.
+        examples: Images with boxes.
+        spec: Size of each image; it is stretched.
+        augment: As in :func:`tfft.data.to_dataset`. Without it, the grid shows different images.
+        rows: Number of images to draw.
+        columns: Number of images per row.
         seed: Seed for the choice and the views.
 
     Returns:
         uint8 [height, width, 3].
     """
     if min(rows, columns) < 1 or not len(examples):
-        raise DataError(f"Nothing to draw. Received: {len(examples)} pictures, {rows} rows, {columns} columns.")
+        raise DataError(f"Nothing to draw. Received: {len(examples)} images, {rows} rows, {columns} columns.")
     spec = dataclasses.replace(spec, resize="stretch")
     varied = augmentation(augment)
     count = rows if varied else rows * columns
@@ -50,7 +50,7 @@ def preview_boxes(
 
 
 def _drawn(chosen: BoxedImages, spec: InputSpec, varied: Augmentation | None, view: int, seed: int) -> list[np.ndarray]:
-    """Return one view of each picture with its boxes; the epoch chooses the view."""
+    """Return one view of each image with its boxes; the epoch chooses the view."""
     import tensorflow as tf
 
     with tf.device("CPU:0"):

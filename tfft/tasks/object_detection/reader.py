@@ -1,4 +1,4 @@
-"""Reader of pictures with boxes: :data:`BOXED_IMAGES`."""
+"""Reader of images with boxes: :data:`BOXED_IMAGES`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class BoxedPictures(ImageModality):
         return guess_format(source)
 
     def read_labelled(self, source: Any, class_names: Sequence[str], settings: Mapping[str, Any]) -> BoxedImages:
-        """Read pictures with boxes for a model with known classes."""
+        """Read images with boxes for a model with known classes."""
         from tfft.tasks.object_detection.data import read_boxes
 
         return read_boxes(source, class_names, **{name: settings[name] for name in _READING if name in settings})
@@ -82,7 +82,7 @@ class BoxedPictures(ImageModality):
             yield small
 
     def preview_grid(self, examples: Any, image: InputSpec, **options: Any) -> np.ndarray:
-        """Return a grid of pictures and their views, with the boxes in each."""
+        """Return a grid of images and their views, with the boxes in each."""
         from tfft.tasks.object_detection.preview import preview_boxes
 
         return preview_boxes(examples, image, **options)

@@ -1,4 +1,4 @@
-"""Report of a detector: precision-recall curves, and the pictures with the most mistakes: :class:`DetectionReport`."""
+"""Report of a detector: precision-recall curves, and the images with the most mistakes: :class:`DetectionReport`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CURVES, _PICTURES = 12, 12
 
 
 class DetectionReport(ReportBuilder):
-    """Detections of held-out pictures; see :meth:`tfft.registry.Task.report_builder`.
+    """Detections of held-out images; see :meth:`tfft.registry.Task.report_builder`.
 
     Args:
         head: Head of the model.
@@ -35,7 +35,7 @@ class DetectionReport(ReportBuilder):
         self._names += names
 
     def sections(self) -> list[ReportSection]:
-        """Return the curves, the kinds of mistakes and the worst pictures."""
+        """Return the curves, the kinds of mistakes and the worst images."""
         images, classes = self._evaluator.images, self._evaluator.names
         matches = match(images, len(classes))
         if matches.average_precision() is None:
@@ -72,7 +72,7 @@ class DetectionReport(ReportBuilder):
             "Thin boxes are the truth, thick ones with a score detections. Detections of a class count from the score "
             "at which its F1 is largest.",
         )
-        title = "Pictures with the most mistakes" if worst else "No picture has a mistake"
+        title = "Images with the most mistakes" if worst else "No image has a mistake"
         pictures = tuple(self._picture(at, counted[at], thresholds) for at in worst if Path(self._names[at]).is_file())
         return ReportSection(title, text, pictures=pictures)
 

@@ -107,7 +107,7 @@ class RetinaNetLogits(Logits):
 
         Returns:
             float32 [B, P, C + 8]: class logits; box (top, left, bottom, right); centre (row, column) and size (height,
-            width) of the anchor, all normalised to the picture.
+            width) of the anchor, all normalised to the image.
         """
         logits = tf.concat([_by_anchor(one, self.units) for one in class_maps], axis=1)
         places = tf.concat([_decoded(one) for one in box_maps], axis=1)
@@ -147,7 +147,7 @@ class RetinaNetLoss(keras.losses.Loss):
         super().__init__(name=name, **kwargs)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Return the loss of each picture [B] for labels [B, M, 7] and an output [B, P, C + 8]."""
+        """Return the loss of each image [B] for labels [B, M, 7] and an output [B, P, C + 8]."""
         labels, output = tf.cast(y_true, tf.float32), tf.cast(y_pred, tf.float32)
         behind = EXTRA + _SIZE
         logits, boxes = output[..., :-behind], output[..., -behind:-4]
@@ -188,8 +188,8 @@ def match(labels: Any, centres: Any, sizes: Any) -> Matches:
 
     Args:
         labels: Objects, float [B, M, 7]; class below 0 for padding and crowd regions.
-        centres: Centres of the anchors, float [B, P, 2], the same for all pictures.
-        sizes: Heights and widths of the anchors, float [B, P, 2], the same for all pictures.
+        centres: Centres of the anchors, float [B, P, 2], the same for all images.
+        sizes: Heights and widths of the anchors, float [B, P, 2], the same for all images.
     """
     there, truth = labels[..., 0] >= 0.0, labels[..., 1:5]
     anchors = tf.concat([centres - sizes / 2.0, centres + sizes / 2.0], axis=-1)

@@ -40,7 +40,7 @@ def read_json(file: Path, what: str, largest: int) -> Any:
     if (size := file.stat().st_size) > largest:
         raise DataError(
             f"Expected a {what} file of at most {largest // 10**6} MB, since it is read into memory. Received: {file} "
-            f"of {size // 10**6} MB. Divide it by pictures."
+            f"of {size // 10**6} MB. Split it by images."
         )
     try:
         return json.loads(file.read_bytes())

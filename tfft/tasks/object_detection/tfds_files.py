@@ -72,7 +72,7 @@ class _CocoWriter(TaskWriter):
         data, objects = values[self._image], values[self._label]
         height, width = picture_size(data).numpy().tolist() if data else (0, 0)
         if not height * width:
-            return "is no image that can be read"
+            return "is not a readable image"
         images, annotations = self._parts.setdefault(part, ([], []))
         file = safe_name(name) + file_ending(data, ".png")
         place = self._folder / _PARTS[part]

@@ -29,7 +29,7 @@ from tfft.tasks.object_detection.picture_folder import (
 )
 from tfft.tasks.object_detection.source_files import number, read_xml
 
-LOOKED_FOR = "Pascal VOC: .xml files in Annotations/ beside JPEGImages/ or images/, or beside the pictures"
+LOOKED_FOR = "Pascal VOC: .xml files in Annotations/ beside JPEGImages/ or images/, or beside the images"
 _LARGEST = 10_000_000  # bytes of a file
 _LISTS = ("train", "val", "valid", "validation", "test")
 _SIDES = ("ymin", "xmin", "ymax", "xmax")
@@ -58,7 +58,7 @@ def read_voc(
 
     Args:
         folders: Part and path of each.
-        images: Folder of the pictures; None looks beside the files.
+        images: Folder of the images; None looks beside the files.
         problems: List to which a sentence is added for everything that cannot be used.
     """
     pictures: list[PictureBoxes] = []
@@ -74,7 +74,7 @@ def read_voc(
                 pictures.append(picture)
         notes += _unannotated(place, pictures)
     if left := sum(one.part == "unlisted" for one in pictures):
-        notes.append(f"{left} annotated pictures are in neither train.txt nor val.txt and are left out.")
+        notes.append(f"{left} annotated images are in neither train.txt nor val.txt and are left out.")
     pictures = [one for one in pictures if one.part != "unlisted"]
     return Annotations("Pascal VOC", str(folders[0][1]), tuple(_from_zero(pictures, notes)), (), tuple(notes))
 
@@ -84,7 +84,7 @@ def _tree(file: Path, problems: list[str]) -> ElementTree.Element | None:
 
 
 def _picture_name(file: Path, tree: ElementTree.Element) -> str:
-    """Return the name of a picture; many tools copy ``filename`` from elsewhere, so an empty one is the file's own."""
+    """Return the name of an image; many tools copy ``filename`` from elsewhere, so an empty one is the file's own."""
     return (tree.findtext("filename") or "").strip() or file.stem
 
 
@@ -122,7 +122,7 @@ def _from_zero(pictures: Sequence[PictureBoxes], notes: list[str]) -> Sequence[P
     if any((one.boxes[:, :2] == 0).any() for one in corners):
         notes.append("Boxes begin at 0, so pixels are counted from 0 here and not from 1 as in VOC.")
         return pictures
-    if corners and all(one.boxes.max() <= 1 for one in corners):  # in shares, which is reported with the picture
+    if corners and all(one.boxes.max() <= 1 for one in corners):  # in shares, which is reported with the image
         return pictures
     for one in corners:
         one.boxes[:, :2] -= 1
@@ -130,7 +130,7 @@ def _from_zero(pictures: Sequence[PictureBoxes], notes: list[str]) -> Sequence[P
 
 
 def _listed_parts(root: Path, stems: set[str], problems: list[str]) -> dict[str, str]:
-    """Return the part of each picture in ``ImageSets/Main/train.txt`` and ``val.txt``; empty without both lists."""
+    """Return the part of each image in ``ImageSets/Main/train.txt`` and ``val.txt``; empty without both lists."""
     folder = next((f for f in (root / "ImageSets" / "Main", root / "ImageSets") if f.is_dir()), root)
     files = {part_of(file.stem): file for file in sorted(folder.glob("*.txt")) if file.stem.lower() in _LISTS}
     if not {"train", "validation"} <= set(files):
@@ -156,6 +156,6 @@ def _unannotated(folder: PictureFolder, pictures: Sequence[PictureBoxes]) -> lis
     if not left:
         return []
     return [
-        f"Without an .xml file and left out: {quantity(len(left), 'picture')} in {folder.folder}, such as "
-        f"{os.path.basename(left[0])}. VOC has a file without objects for a picture without objects."
+        f"Without an .xml file and left out: {quantity(len(left), 'image')} in {folder.folder}, such as "
+        f"{os.path.basename(left[0])}. VOC has a file without objects for an image without objects."
     ]

@@ -1,8 +1,8 @@
 """YOLO folders: :func:`find_yolo`, :func:`read_yolo`.
 
-Implementation notes: each picture has a ``.txt`` file of its name, in ``labels/`` where the picture is in ``images/``
-or beside it. A line has ``class centre-x centre-y width height`` of an object in shares of the picture. A longer
-line is a polygon, of which the box is used. A picture without a file, or with an empty one, is an example without
+Implementation notes: each image has a ``.txt`` file of its name, in ``labels/`` where the image is in ``images/``
+or beside it. A line has ``class centre-x centre-y width height`` of an object in shares of the image. A longer
+line is a polygon, of which the box is used. An image without a file, or with an empty one, is an example without
 objects. Folders in ``data.yaml`` are looked for below it only, whatever the file says.
 """
 
@@ -70,7 +70,7 @@ def read_yolo(
 
     Args:
         found: Result of :func:`find_yolo`.
-        images: Folder of the pictures; None for those that ``data.yaml`` names, or ``images/``.
+        images: Folder of the images; None for those that ``data.yaml`` names, or ``images/``.
         problems: List to which a sentence is added for everything that cannot be used.
     """
     [(_, place)] = found
@@ -94,7 +94,7 @@ def read_yolo(
             pictures.append(PictureBoxes.of(path, str(file), objects, part=part, normalised=True))
     if not pictures and not problems:
         raise DataError(
-            f"{root} has no pictures. Expected them in images/ beside labels/. Name their folder: images='...'."
+            f"{root} has no images. Expected them in images/ beside labels/. Name their folder: images='...'."
         )
     pictures += _without_picture(used)
     return Annotations("YOLO", str(place), tuple(pictures), names or _numbers(pictures), tuple(notes))
@@ -136,7 +136,7 @@ def _numbers(pictures: Sequence[PictureBoxes]) -> tuple[str, ...]:
 def _pictures_of(
     root: Path, described: dict[str, Any], images: str | os.PathLike[str] | None, problems: list[str]
 ) -> list[tuple[str, PictureFolder, list[str]]]:
-    """Return part, folder and paths of the pictures."""
+    """Return part, folder and paths of the images."""
     top = PictureFolder(root if images is None else Path(images).expanduser())
     found: list[tuple[str, PictureFolder, list[str]]] = []
     for key, part in _KEYS.items():
@@ -147,7 +147,7 @@ def _pictures_of(
             if place is None:
                 problems.append(
                     f"data.yaml: {key}: {entry!r} is not below {top.folder}. Write the folder as below data.yaml, or "
-                    "name the folder of the pictures: images='...'"
+                    "name the folder of the images: images='...'"
                 )
             elif place.is_dir():
                 found.append((part, top, list(images_in(place))))
@@ -180,7 +180,7 @@ def _below(root: Path, path: str, entry: str) -> Path | None:
 
 
 def _labels_of(path: Path, root: Path, pictures: Path) -> Path:
-    """Return the file with the objects of a picture: in ``labels/`` in place of ``images/``, else beside it."""
+    """Return the file with the objects of an image: in ``labels/`` in place of ``images/``, else beside it."""
     words = list(path.parts)
     places = [at for at, word in enumerate(words[:-1]) if word.lower() == "images"]
     tries = [path.with_suffix(".txt")]
@@ -207,7 +207,7 @@ def _objects(file: Path, names: Sequence[str], problems: list[str]) -> list[Boxe
             problems.append(f"{place} has the class {fields[0]}. Expected {last}")
         elif max(numbers[1:]) > 2:
             problems.append(
-                f"{place} is in pixels ({' '.join(fields[1:5])}). Expected shares of the picture: divide x and width "
+                f"{place} is in pixels ({' '.join(fields[1:5])}). Expected shares of the image: divide x and width "
                 "by its width, y and height by its height"
             )
         else:
@@ -227,7 +227,7 @@ def _of_polygon(numbers: Sequence[float]) -> tuple[float, float, float, float]:
 
 
 def _without_picture(used: set[str]) -> list[PictureBoxes]:
-    """Return the label files to which no picture belongs, as pictures that do not exist."""
+    """Return the label files to which no image belongs, as images that do not exist."""
     folders = sorted({Path(file).parent for file in used})
     files = [file for folder in folders if folder.is_dir() for file in sorted(folder.glob("*.txt"))]
     lost = [file for file in files if os.path.abspath(file) not in used and _is_labels(file)]

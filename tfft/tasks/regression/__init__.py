@@ -46,7 +46,7 @@ class Regression(Task):
         return outputs["value"].astype(np.float64).reshape(len(outputs["value"]), -1)
 
     def infer(self, values: Sequence[Any]) -> int:
-        """Fit numbers, some of them with a fraction: whole numbers are more likely classes. Lists of numbers too."""
+        """Fit numbers, some of them with a fraction: integers are more likely classes. Lists of numbers too."""
         if not all(_fits(value) for value in values):
             return 0
         rows = [_row(value) for value in values]

@@ -27,7 +27,7 @@ class RegressionEvaluator(Evaluator):
     def check(self, labels: np.ndarray) -> None:
         """Raise an error for labels without an output in the head."""
         if labels.size != len(labels) * self.units or not np.isfinite(labels).all():
-            raise DataError(f"Expected finite labels [B, {self.units}], one per value of the head; got {labels.shape}.")
+            raise DataError(f"Expected finite labels [B, {self.units}], one per output. Received: {labels.shape}.")
 
     def update(self, labels: np.ndarray, logits: np.ndarray) -> None:
         """Add a batch."""

@@ -50,7 +50,7 @@ class RegressionHead(Head):
         if given and ([len(values) for values in given] != [self.units] * 3 or not np.isfinite(given).all()):
             problems.append(f"means, spreads and medians must be {self.units} finite numbers each, received {given}")
         elif self.spreads is not None and min(self.spreads) <= 0:
-            problems.append(f"spreads must be over 0, received {list(self.spreads)}")
+            problems.append(f"spreads must be above 0, received {list(self.spreads)}")
         return problems
 
     def to_dict(self) -> dict[str, Any]:

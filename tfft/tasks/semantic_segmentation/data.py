@@ -1,4 +1,4 @@
-"""Pictures with masks: :func:`load_masks`, :func:`read_masks`, :class:`MaskedImages`.
+"""Images with masks: :func:`load_masks`, :func:`read_masks`, :class:`MaskedImages`.
 
 Implementation notes: every mask is read once before training, so that all problems are reported together. Training
 reads them again, since masks of a large dataset do not fit into memory.
@@ -55,7 +55,7 @@ class MaskedImages(ImageFiles):
 
     @property
     def combination(self) -> Combination | None:
-        """Masks of several pictures in one view."""
+        """Masks of several images in one view."""
         return self._joined(1)
 
     def _joined(self, stride: int) -> Combination | None:
@@ -67,7 +67,7 @@ class MaskedImages(ImageFiles):
 
     @property
     def counts(self) -> dict[str, int]:
-        """Number of pictures that show each class."""
+        """Number of images that show each class."""
         return dict(zip(self.class_names, (self.labels[:, 1:] > 0).sum(axis=0).tolist(), strict=True))
 
     @property
@@ -76,7 +76,7 @@ class MaskedImages(ImageFiles):
         return self.labels[:, 1:].sum(axis=0, dtype=np.int64)
 
     def renumbered(self, numbers: np.ndarray, class_names: tuple[str, ...]) -> Self:
-        """Return the same pictures with the numbers that a model has for their classes."""
+        """Return the same images with the numbers that a model has for their classes."""
         if self.masks is None:
             return dataclasses.replace(self, class_names=class_names)
         new = {**dict(enumerate(numbers.tolist())), VOID: VOID}
@@ -89,13 +89,13 @@ class MaskedImages(ImageFiles):
         return dataclasses.replace(self, labels=labels, class_names=class_names, masks=masks, follow=masks.follow)
 
     def join(self, other: Self) -> Self:
-        """Return these pictures followed by others of the same dataset."""
+        """Return these images followed by others of the same dataset."""
         if other.masks is not self.masks:
-            raise DataError("Only parts of one dataset can be merged. Load pictures and masks from one folder.")
+            raise DataError("Only parts of one dataset can be merged. Load images and masks from one folder.")
         return super().join(other)
 
     def fingerprint(self, *others: Self) -> str:
-        """Return a hash of names, sizes and labels of the pictures, the contents of their masks, and the classes."""
+        """Return a hash of names, sizes and labels of the images, the contents of their masks, and the classes."""
         result = hashlib.sha256(super().fingerprint(*others).encode())
         for part in (self, *others):
             if (masks := part.masks) is not None:
@@ -104,10 +104,10 @@ class MaskedImages(ImageFiles):
         return result.hexdigest()
 
     def evaluation_batches(self, spec: Any, options: BatchOptions) -> tf.data.Dataset:
-        """Return pictures in the size of the model, and masks in their own size, as users see and publish them.
+        """Return images in the size of the model, and masks in their own size, as users see and publish them.
 
-        Masks are int16 [B, H, W] with the rows and columns of the largest picture of the batch, :data:`OUTSIDE` beyond
-        the edges of a smaller one. Where the model does not see whole pictures, masks have its size.
+        Masks are int16 [B, H, W] with the rows and columns of the largest image of the batch, :data:`OUTSIDE` beyond
+        the edges of a smaller one. Where the model does not see whole images, masks have its size.
         """
         masks = self.masks
         if masks is None or spec is None or spec.resize != "stretch":
@@ -156,7 +156,7 @@ class MaskReport:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Read:
-    """Pictures and masks of all parts, checked."""
+    """Images and masks of all parts, checked."""
 
     layout: Layout
     examples: MaskedImages
@@ -166,7 +166,7 @@ class _Read:
 
 
 def load_masks(source: str | os.PathLike[str], **settings: Any) -> Splits[MaskedImages]:
-    """Load pictures with masks and split them into training and validation examples.
+    """Load images with masks and split them into training and validation examples.
 
     Masks are PNG files with the names of their pictures: of values (grey or with a palette), where 255 means no label,
     or of colours, where ``classes.txt`` has the colour of each class. :func:`find_parts` describes the folders,
@@ -199,7 +199,7 @@ def load_masks(source: str | os.PathLike[str], **settings: Any) -> Splits[Masked
         named = read.layout.parts["train"].names is not None
         words = f"the lists of {source}" if named else f"the folders {' and '.join(places)}"
     else:
-        whole = f"the pictures in {source}"
+        whole = f"the images in {source}"
         held_out, words = split.hold_out(examples.names, whole, groups=groups, pairs=duplicates.positions)
         if not isinstance(split.validation, (str, os.PathLike)):
             together = joined(groups, duplicates.positions, len(examples))
@@ -213,7 +213,7 @@ def load_masks(source: str | os.PathLike[str], **settings: Any) -> Splits[Masked
 
 
 def read_masks(source: str | os.PathLike[str], class_names: Sequence[str], **settings: Any) -> MaskedImages:
-    """Read pictures with masks without splitting them, for a model that knows its classes.
+    """Read images with masks without splitting them, for a model that knows its classes.
 
     Args:
         source: Data folder; of one that is split, both parts are read.
@@ -239,7 +239,7 @@ def _read(
         pairs += found
         roles += [role] * len(found)
     if not pairs:
-        _raise(source, [*problems, "there is no picture with a mask"])
+        _raise(source, [*problems, "there is no image with a mask"])
     infos = survey_all([pair.mask for pair in pairs])
     problems += [f"{info.path} {info.reason}" for info in infos if info.reason]
     good = [info for info in infos if info.reason is None]
@@ -300,19 +300,19 @@ def _mask_problems(pair: Pair, info: MaskInfo, fact: ImageFileInfo | None, codin
     problems = []
     if (size := _upright_size(pair.picture, fact)) != info.size:
         turned = size == info.size[::-1]
-        fix = "Save both upright, without an EXIF orientation" if turned else "Make masks in the size of the picture"
+        fix = "Save both upright, without an EXIF orientation" if turned else "Make masks in the size of the image"
         problems.append(
-            f"{info.path} has {info.size[1]} x {info.size[0]} pixels, its picture {size[1]} x {size[0]}. {fix}"
+            f"{info.path} has {info.size[1]} x {info.size[0]} pixels, its image {size[1]} x {size[0]}. {fix}"
         )
     if (unknown := unknown_codes(info, coding)) is not None and coding.names:
         problems.append(unknown)
     elif coding.names and (coding.classes_of(info) == VOID).all():
-        problems.append(f"{info.path} has no label in any pixel: label it, or remove it with its picture")
+        problems.append(f"{info.path} has no label in any pixel: label it, or remove it together with its image")
     return problems
 
 
 def _upright_size(path: str, fact: ImageFileInfo | None) -> tuple[int, int]:
-    """Return rows and columns of a picture as it is decoded."""
+    """Return rows and columns of an image as it is decoded."""
     if fact is not None and ROTATED not in fact.oddities:
         return fact.height, fact.width
     with tf.device("CPU:0"):
@@ -340,11 +340,11 @@ def _for_model(coding: Coding, class_names: tuple[str, ...], source: str) -> Cod
 
 
 def _keep_classes(held_out: np.ndarray, shows: np.ndarray, together: Sequence[str] | None) -> np.ndarray:
-    """Return a split in which training shows every class: pictures with a class that it lacks change sides.
+    """Return a split in which training shows every class: images with a class that it lacks change sides.
 
     Args:
         held_out: bool [N].
-        shows: Whether a picture shows a class, bool [N, C].
+        shows: Whether an image shows a class, bool [N, C].
         together: Groups that stay on one side, or None.
     """
     held_out = held_out.copy()
@@ -364,7 +364,7 @@ def _check_parts(examples: MaskedImages, held_out: np.ndarray, source: str) -> N
     ]
     for what, part in (("training", ~held_out), ("validation", held_out)):
         if not part.any():
-            problems.append(f"there are no {what} pictures among {len(examples)}: add some, or change validation=")
+            problems.append(f"there are no {what} images among {len(examples)}: add some, or change validation=")
     _raise(source, problems)
 
 
@@ -379,4 +379,4 @@ def _report(splits: Splits[MaskedImages], coding: Coding, areas: np.ndarray) -> 
 
 
 def _raise(source: Any, problems: Sequence[str]) -> None:
-    raise_problems(DataError, f"The pictures and masks in {source} cannot be used", problems, limit=_LISTED)
+    raise_problems(DataError, f"The images and masks in {source} cannot be used", problems, limit=_LISTED)

@@ -1,7 +1,7 @@
 """Decoder of DeepLabV3+ on the feature maps of any backbone: :func:`attach`.
 
 Implementation notes: the atrous pooling is that of KerasHub, and so are the order and the widths of the other layers.
-KerasHub's models take pixels, and enlarge 256 channels to the size of the picture; here, logits have a stride of 4 and
+KerasHub's models take pixels, and enlarge 256 channels to the size of the image; here, logits have a stride of 4 and
 are enlarged afterwards, as for every head of the task.
 """
 

@@ -1,4 +1,4 @@
-"""Masks drawn over pictures: :func:`overlay`, :func:`preview`."""
+"""Masks drawn over images: :func:`overlay`, :func:`preview`."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def palette(count: int) -> np.ndarray:
 
 
 def overlay(picture: np.ndarray, mask: np.ndarray, classes: int, *, opacity: float = 0.5) -> np.ndarray:
-    """Draw a mask over a picture; pixels without a label stay as they are.
+    """Draw a mask over an image; pixels without a label stay as they are.
 
     Args:
-        picture: Picture, uint8 [H, W, 3] or [H, W, 1].
+        picture: Image, uint8 [H, W, 3] or [H, W, 1].
         mask: Mask, int [H, W], :data:`VOID` for no label.
         classes: Number of classes.
         opacity: Share of the colour of the class, 0 to 1.
@@ -67,15 +67,15 @@ def legend(class_names: Sequence[str]) -> dict[str, str]:
 
 
 def draw_file(file: str, mask: np.ndarray, classes: int) -> bytes:
-    """Draw a mask of any size over a picture file.
+    """Draw a mask of any size over an image file.
 
     Args:
-        file: Path of the picture.
-        mask: Mask of the whole picture, uint8 [h, w].
+        file: Path of the image.
+        mask: Mask of the whole image, uint8 [h, w].
         classes: Number of classes.
 
     Returns:
-        A PNG file of the size of the picture.
+        A PNG file of the size of the image.
     """
     import tensorflow as tf
 
@@ -89,14 +89,14 @@ def draw_file(file: str, mask: np.ndarray, classes: int) -> bytes:
 
 
 def preview(examples: Any, spec: Any, *, augment: Any, rows: int, columns: int, seed: int) -> np.ndarray:
-    """Draw a grid of pictures with their masks, one row per example and one view per column.
+    """Draw a grid of images with their masks, one row per example and one view per column.
 
     Args:
         examples: :class:`tfft.tasks.semantic_segmentation.data.MaskedImages`.
-        spec: Size and fitting of each picture.
+        spec: Size and fitting of each image.
         augment: Augmentation, as in :func:`tfft.data.to_dataset`; without it, the grid shows different examples.
         rows: Number of rows.
-        columns: Number of pictures per row.
+        columns: Number of images per row.
         seed: Seed for the choice and the views.
 
     Returns:

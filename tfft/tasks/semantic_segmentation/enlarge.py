@@ -1,7 +1,7 @@
-"""Masks in the size of pictures from logits in the size of a model: :func:`mask_of`, :func:`masks_of`.
+"""Masks in the size of images from logits in the size of a model: :func:`mask_of`, :func:`masks_of`.
 
 Implementation notes: the logits of one class at a time are enlarged, and the largest so far is kept. So memory does not
-grow with the number of classes: a picture of 12 megapixels with 150 classes would need 7 GB at once.
+grow with the number of classes: an image of 12 megapixels with 150 classes would need 7 GB at once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tfft.tasks.semantic_segmentation import VOID
 
 
 class _Places(NamedTuple):
-    """Rows (or columns) of a picture among those of a map: the two nearest ones, and the share of the second."""
+    """Rows (or columns) of an image among those of a map: the two nearest ones, and the share of the second."""
 
     low: Any
     high: Any
@@ -26,15 +26,15 @@ class _Places(NamedTuple):
 
 @tf.autograph.experimental.do_not_convert
 def mask_of(logits: Any, size: Any, spec: InputSpec) -> Any:
-    """Return the most probable class of each pixel of a picture.
+    """Return the most probable class of each pixel of an image.
 
     The logits are interpolated (bilinear, as ``tf.image.resize``) at the middle of each pixel, so what the model did to
-    fit the picture into its size is undone: stretching, cropping or padding.
+    fit the image into its size is undone: stretching, cropping or padding.
 
     Args:
         logits: Logits of the model, float [h, w, C] with C known.
-        size: Rows and columns of the picture, int [2].
-        spec: Size of the model and its way to fit pictures.
+        size: Rows and columns of the image, int [2].
+        spec: Size of the model and its way to fit images.
 
     Returns:
         uint8 [rows, columns]; :data:`VOID` for pixels that the model has not seen, since they were cropped.
@@ -66,15 +66,15 @@ def mask_of(logits: Any, size: Any, spec: InputSpec) -> Any:
 
 @tf.autograph.experimental.do_not_convert
 def masks_of(logits: Any, sizes: Any, spec: InputSpec) -> tuple[Any, Any]:
-    """Return the masks of pictures of several sizes, and the share of the pixels that each class has.
+    """Return the masks of images of several sizes, and the share of the pixels that each class has.
 
     Args:
         logits: Logits of the model, float [B, h, w, C] with C known.
-        sizes: Rows and columns of each picture, int32 [B, 2].
+        sizes: Rows and columns of each image, int32 [B, 2].
         spec: As in :func:`mask_of`.
 
     Returns:
-        uint8 [B, rows, columns] with the most rows and columns of all pictures, :data:`VOID` beyond a picture; and
+        uint8 [B, rows, columns] with the most rows and columns of all images, :data:`VOID` beyond an image; and
         float32 [B, C].
     """
     most, classes = tf.reduce_max(sizes, axis=0), logits.shape[-1]
@@ -92,7 +92,7 @@ def masks_of(logits: Any, sizes: Any, spec: InputSpec) -> tuple[Any, Any]:
 
 
 def _places(size: Any, shape: Any, spec: InputSpec, axis: int) -> _Places:
-    """Return where the middles of the rows (axis 0) or columns (1) of a picture are in the maps."""
+    """Return where the middles of the rows (axis 0) or columns (1) of an image are in the maps."""
     box = fitting(tf.cast(size, tf.float32), spec).box
     start, end, cells = box[axis], box[axis + 2], tf.cast(shape[axis], tf.float32)
     share = (tf.range(tf.cast(size[axis], tf.float32)) + 0.5 - start) / (end - start)

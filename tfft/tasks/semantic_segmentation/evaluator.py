@@ -1,6 +1,6 @@
 """Scores of semantic segmentation, at the size of the masks.
 
-Implementation notes: intersections and unions of all pictures add up, so the evaluator keeps three numbers per picture
+Implementation notes: intersections and unions of all images add up, so the evaluator keeps three numbers per image
 and class. The bootstrap for the interval resamples these.
 """
 
@@ -16,7 +16,7 @@ from tfft.specs import InputSpec
 from tfft.tasks.semantic_segmentation import OUTSIDE, VOID
 from tfft.tasks.semantic_segmentation.enlarge import mask_of
 
-_TOLERANCE = 0.0075  # of the diagonal of a picture, as Csurka et al. (2013)
+_TOLERANCE = 0.0075  # of the diagonal of an image, as Csurka et al. (2013)
 _STRETCHED = InputSpec(resize="stretch")  # the masks of batches fill the size of the model
 _DRAWS, _AT_A_TIME = 1000, 50  # bootstrap samples, and how many are drawn together
 
@@ -43,7 +43,7 @@ class SegmentationEvaluator(Evaluator):
             labels = labels[..., 0]
         if labels.ndim != 3 or labels.dtype.kind not in "iu":
             raise DataError(
-                f"Expected masks [B, H, W] of whole numbers. Received: {labels.dtype} {labels.shape}. Colours and "
+                f"Expected masks [B, H, W] of integers. Received: {labels.dtype} {labels.shape}. Colours and "
                 "one-hot masks: give the number of the class of each pixel."
             )
         strange = np.setdiff1d(np.unique(labels), [*range(len(self.names)), VOID, OUTSIDE]).tolist()
@@ -54,7 +54,7 @@ class SegmentationEvaluator(Evaluator):
             )
 
     def update(self, labels: np.ndarray, logits: np.ndarray) -> None:
-        """Add a batch of masks [B, H, W], :data:`OUTSIDE` beyond the edges of a picture, and logits [B, h, w, C]."""
+        """Add a batch of masks [B, H, W], :data:`OUTSIDE` beyond the edges of an image, and logits [B, h, w, C]."""
         for true, cells in zip(labels.reshape(labels.shape[:3]), logits, strict=True):
             true = own_size(true).astype(np.int64)
             self._add(true, np.where(true == VOID, VOID, found_mask(cells, true)))
@@ -68,12 +68,12 @@ class SegmentationEvaluator(Evaluator):
         self.boundaries += boundary_counts(true, found, classes)
 
     def result(self, count: int, loss: float) -> Scores:
-        """Return the scores of ``count`` pictures."""
+        """Return the scores of ``count`` images."""
         pictures = np.array(self.pictures, np.int64).reshape(-1, 3, len(self.names))
         right, true, found = totals = pictures.sum(axis=0)
         pixels = int(true.sum())
         if not pixels:
-            raise DataError("No pixel of the dataset has a label, so there is nothing to measure.")
+            raise DataError("No pixel of the dataset has a label, so there is nothing to evaluate.")
         shown = true + found > 0
         commonest = np.zeros_like(totals)
         commonest[1], commonest[2, true.argmax()], commonest[0, true.argmax()] = true, pixels, true.max()
@@ -89,7 +89,7 @@ class SegmentationEvaluator(Evaluator):
         return Scores(
             task="semantic_segmentation",
             examples=count,
-            items="pictures",
+            items="images",
             loss=loss,
             accuracy=int(right.sum()) / pixels,
             interval=bootstrap_interval(pictures),
@@ -102,7 +102,7 @@ class SegmentationEvaluator(Evaluator):
 
 
 def own_size(mask: np.ndarray) -> np.ndarray:
-    """Return the part of a mask of a batch that is its picture, without what is beyond its edges."""
+    """Return the part of a mask of a batch that is its image, without what is beyond its edges."""
     inside = mask != OUTSIDE
     return mask[: inside.any(axis=1).sum(), : inside.any(axis=0).sum()]
 
@@ -137,16 +137,16 @@ def _means(counts: np.ndarray) -> np.ndarray:
 
 
 def bootstrap_interval(pictures: np.ndarray) -> tuple[float, float]:
-    """Return a 95 % interval of the mean IoU by a bootstrap over pictures (Efron, 1979).
+    """Return a 95 % interval of the mean IoU by a bootstrap over images (Efron, 1979).
 
-    Pictures are resampled, not pixels: neighbouring pixels are not independent. Frames of one video are not either, so
+    Images are resampled, not pixels: neighbouring pixels are not independent. Frames of one video are not either, so
     for these the interval is too narrow.
 
     Args:
         pictures: Pixels that are right, true and predicted, int [N, 3, C].
 
     Returns:
-        Lower and upper end; 0 and 1 for fewer than two pictures.
+        Lower and upper end; 0 and 1 for fewer than two images.
     """
     count = len(pictures)
     if count < 2:
@@ -161,13 +161,13 @@ def bootstrap_interval(pictures: np.ndarray) -> tuple[float, float]:
 
 
 def boundary_counts(true: np.ndarray, found: np.ndarray, classes: int) -> np.ndarray:
-    """Count the boundary pixels of two masks of a picture, and those with a match nearby.
+    """Count the boundary pixels of two masks of an image, and those with a match nearby.
 
     A boundary pixel of a class has a labelled pixel of another class above, below, left or right of it. It is matched
     if the other mask has a boundary pixel of the same class within 0.75 % of the diagonal, at least one pixel, along
     both axes. This is the boundary F1 of Csurka et al., "What is a good evaluation measure for semantic segmentation?"
-    (2013), with two differences: distances are those of a square, not of a disk, and counts are added over pictures
-    before the score of a class is computed, so that pictures without the class need no rule.
+    (2013), with two differences: distances are those of a square, not of a disk, and counts are added over images
+    before the score of a class is computed, so that images without the class need no rule.
 
     Args:
         true: Mask int [H, W], :data:`VOID` for no label.

@@ -1,4 +1,4 @@
-"""Folders of pictures and masks: :func:`find_parts`, :func:`pairs_of`."""
+"""Folders of images and masks: :func:`find_parts`, :func:`pairs_of`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PICTURES = ("images", "image", "imgs", "pictures", "photos", "jpegimages")
 _MASKS = ("masks", "mask", "labels", "annotations", "annotation", "annot", "segmentationclass", "segmentation")
 _ROLES = {"train": ("train", "training"), "validation": ("val", "valid", "validation")}
 _TEST = ("test", "testing")
-_LAYOUT = """Expected pictures and masks with the same names:
+_LAYOUT = """Expected images and masks with the same names:
   {root}/
     images/  a.jpg  b.jpg  ...
     masks/   a.png  b.png  ...
@@ -25,10 +25,10 @@ or the same inside of {root}/train/ and {root}/val/. Other folders of masks: mas
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """Pictures and masks that belong together.
+    """Images and masks that belong together.
 
     Attributes:
-        pictures: Folder of the pictures.
+        pictures: Folder of the images.
         masks: Folder of the masks.
         names: Names without suffix to read, of a list; None for all.
     """
@@ -65,12 +65,12 @@ class Layout:
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """Picture and mask.
+    """Image and mask.
 
     Attributes:
-        picture: Path of the picture.
+        picture: Path of the image.
         mask: Path of the mask.
-        name: Name of the example, the path of the picture below the data folder.
+        name: Name of the example, the path of the image below the data folder.
     """
 
     picture: str
@@ -79,7 +79,7 @@ class Pair:
 
 
 def find_parts(folder: str | Path, masks: str | Path | None = None) -> Layout:
-    """Find the folders of pictures and masks.
+    """Find the folders of images and masks.
 
     Accepted are ``images/`` and ``masks/`` (or ``labels``, ``annotations``), the same inside of ``train/`` and
     ``val/``, ``images/train`` with ``masks/train`` and so on, and the folders of PASCAL VOC (``JPEGImages``,
@@ -121,7 +121,7 @@ def find_parts(folder: str | Path, masks: str | Path | None = None) -> Layout:
 
 
 def is_split(folder: Path) -> bool:
-    """Whether a folder has pictures and masks for training and others for validation."""
+    """Whether a folder has images and masks for training and others for validation."""
     try:
         return folder.is_dir() and "validation" in find_parts(folder).parts
     except DataError:  # masks elsewhere
@@ -129,7 +129,7 @@ def is_split(folder: Path) -> bool:
 
 
 def has_masks(folder: Path) -> bool:
-    """Whether a folder has pictures and PNG masks with the same names, as only this task has them."""
+    """Whether a folder has images and PNG masks with the same names, as only this task has them."""
     try:
         part = next(iter(find_parts(folder).parts.values())) if folder.is_dir() else None
     except DataError:
@@ -139,37 +139,35 @@ def has_masks(folder: Path) -> bool:
 
 
 def pairs_of(part: Part, root: Path, problems: list[str]) -> list[Pair]:
-    """Pair the pictures of a part with their masks by name.
+    """Pair the images of a part with their masks by name.
 
     Args:
         part: Part of a layout.
         root: Folder that the names of the examples are relative to.
-        problems: List to which sentences are added: for pictures without a mask, masks without a picture, and files
+        problems: List to which sentences are added: for images without a mask, masks without an image, and files
             that cannot be masks.
     """
     pictures = _by_name(part.pictures, IMAGE_FILES.suffixes + IMAGE_FILES.foreign, problems)
     masks = _by_name(part.masks, None, problems)
     if part.names is not None or part.masks.name.lower() == "segmentationclass":
-        wanted = set(part.names) if part.names is not None else set(masks)  # VOC has masks for some of its pictures
-        problems += [
-            f"{part.pictures}: {name} is listed, but has no picture" for name in sorted(wanted - set(pictures))
-        ]
+        wanted = set(part.names) if part.names is not None else set(masks)  # VOC has masks for some of its images
+        problems += [f"{part.pictures}: {name} is listed, but has no image" for name in sorted(wanted - set(pictures))]
         pictures = {name: path for name, path in pictures.items() if name in wanted}
         masks = {name: path for name, path in masks.items() if name in wanted}
     spare = sorted(set(masks) - set(pictures))
     for name, path in pictures.items():
         if name not in masks:
             near = [masks[other].name for other in spare if other.startswith(name)][:1]
-            hint = f" Did you mean {near[0]!r}? Give it the name of the picture." if near else ""
+            hint = f" Did you mean {near[0]!r}? Give it the name of the image." if near else ""
             problems.append(f"{path} has no mask {part.masks / name}.png.{hint}")
-    problems += [f"{masks[name]} has no picture in {part.pictures}" for name in spare]
+    problems += [f"{masks[name]} has no image in {part.pictures}" for name in spare]
     return [
         Pair(str(path), str(masks[name]), key_of(str(path), root)) for name, path in pictures.items() if name in masks
     ]
 
 
 def _part(place: Path, masks: str | Path | None, named: Path, root: Path) -> Part | None:
-    """Return the pictures and masks in a folder; None if either is missing."""
+    """Return the images and masks in a folder; None if either is missing."""
     inside = _subfolders(place)
     pictures = next((inside[name] for name in _PICTURES if name in inside), None)
     if pictures is None:

@@ -45,8 +45,8 @@ LAYERS = {
 class SemanticSegmentationHead(Head):
     """One logit per class and cell of 4 x 4 pixels; labels are masks [B, H, W], 255 for pixels without a label.
 
-    Served: ``mask`` uint8 [B, H, W], the most probable class of each pixel of the picture as it was given; in a batch
-    of files 255 beyond the edges of the smaller ones; ``size`` int32 [B, 2], rows and columns of each picture;
+    Served: ``mask`` uint8 [B, H, W], the most probable class of each pixel of the image as it was given; in a batch
+    of files 255 beyond the edges of the smaller ones; ``size`` int32 [B, 2], rows and columns of each image;
     ``probabilities`` float32 [B, h, w, C]; ``shares`` float32 [B, C], the share of the pixels that each class has.
 
     Attributes:
@@ -73,7 +73,7 @@ class SemanticSegmentationHead(Head):
         if self.units > VOID:
             problems.append(f"at most {VOID} classes fit into a mask of bytes, received {self.units}")
         if not (isinstance(self.width, int) and self.width >= 1):
-            problems.append(f"width must be a whole number of at least 1, received {self.width!r}")
+            problems.append(f"width must be an integer of at least 1, received {self.width!r}")
         if self.architecture not in LAYERS:
             problems.append(unknown_name("architecture", self.architecture, list(LAYERS)))
         weights = self.class_weights
@@ -145,7 +145,7 @@ class SemanticSegmentationHead(Head):
     def postprocess(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
         """Turn logits into masks at four times their size, probabilities, and the share of each class.
 
-        Exports serve masks of the size of the pictures, see :meth:`served`.
+        Exports serve masks of the size of the images, see :meth:`served`.
         """
         logits = tf.cast(logits, tf.float32)
         large = tf.image.resize(logits, tf.shape(logits)[1:3] * STRIDE, "bilinear")
@@ -158,7 +158,7 @@ class SemanticSegmentationHead(Head):
         }
 
     def served(self, model: keras.Model) -> ServedModel:
-        """Return the model with masks of the size of each picture, probabilities, and the share of each class.
+        """Return the model with masks of the size of each image, probabilities, and the share of each class.
 
         The signature ``raw`` has masks of the model's size, as small runtimes need them.
         """
@@ -176,7 +176,7 @@ class SemanticSegmentationHead(Head):
 
 def _refuse(soft: bool) -> None:
     if soft:
-        raise PlanError("The labels of pixels are whole numbers, so soft=True has no meaning for them. Leave it out.")
+        raise PlanError("The labels of pixels are integers, so soft=True does not apply. Leave it out.")
 
 
 def semantic_segmentation(

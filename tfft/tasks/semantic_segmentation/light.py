@@ -9,7 +9,7 @@ import keras
 from tfft.heads import DROPOUT_LAYER, LOGITS_LAYER, Head, Logits
 from tfft.tasks.semantic_segmentation.layers import UpsampleLike
 
-_MOMENTUM = 0.9  # of BatchNorm: few pictures make few steps, and a batch has thousands of cells
+_MOMENTUM = 0.9  # of BatchNorm: few images make few steps, and a batch has thousands of cells
 
 
 def attach(head: Head, maps: Mapping[int, keras.KerasTensor], width: int) -> keras.KerasTensor:
@@ -17,7 +17,7 @@ def attach(head: Head, maps: Mapping[int, keras.KerasTensor], width: int) -> ker
 
     The decoder is in the manner of LR-ASPP (Howard et al., "Searching for MobileNetV3", 2019): a 1 x 1 convolution
     brings the maps of all strides to one width; the coarsest is multiplied by a sigmoid gate that sees the whole
-    picture; then, from coarse to fine, a map is enlarged, added to the next finer one and passed through a separable
+    image; then, from coarse to fine, a map is enlarged, added to the next finer one and passed through a separable
     3 x 3 convolution. LR-ASPP joins two strides and adds class scores; this decoder joins all of them as U-Net does
     (Ronneberger et al., 2015), which thin objects need.
 

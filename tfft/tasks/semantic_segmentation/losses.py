@@ -23,7 +23,7 @@ def subsampled(labels: Any, logits: Any) -> tf.Tensor:
 
     Args:
         labels: Masks [B, H, W], or [B, H, W, 1]; of any type; :data:`OUTSIDE` beyond the right and the lower edge of
-            pictures that are smaller than others.
+            images that are smaller than others.
         logits: Logits [B, h, w, C].
 
     Returns:
@@ -45,8 +45,8 @@ class SegmentationLoss(keras.losses.Loss):
     For each picture: the mean cross-entropy of its labelled pixels, weighted by class, plus
     ``1 - mean(2 * sum(p * t) / (sum(p) + sum(t)))`` over the classes that its mask shows, with probabilities p and
     one-hot labels t. Cross-entropy gives every pixel a gradient, and Dice makes small objects count (Milletari et al.,
-    "V-Net", 2016; there with squares in the denominator). Both terms are computed picture by picture, so the loss of a
-    batch is the mean over its pictures, whatever parts it is divided into; a picture without labelled pixels has the
+    "V-Net", 2016; there with squares in the denominator). Both terms are computed image by image, so the loss of a
+    batch is the mean over its images, whatever parts it is divided into; an image without labelled pixels has the
     loss 0.
 
     Args:
@@ -72,7 +72,7 @@ class SegmentationLoss(keras.losses.Loss):
         self.gamma, self.label_smoothing = self._of_pixels.gamma, self._of_pixels.label_smoothing
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Return the loss of each picture, [B]."""
+        """Return the loss of each image, [B]."""
         logits = tf.cast(y_pred, tf.float32)
         labels = subsampled(y_true, logits)
         there = labels != VOID
@@ -96,7 +96,7 @@ class SegmentationLoss(keras.losses.Loss):
 
 
 def _dice_loss(labels: tf.Tensor, counted: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """Return one minus the mean soft Dice coefficient of the classes in each picture, [B]; 0 without any."""
+    """Return one minus the mean soft Dice coefficient of the classes in each image, [B]; 0 without any."""
     true = tf.one_hot(labels, logits.shape[-1])  # void has no class, so it is 0 everywhere
     found = tf.nn.softmax(logits) * counted[..., None]
     common, there = (tf.reduce_sum(values, axis=(1, 2)) for values in (found * true, true))
@@ -120,7 +120,7 @@ class PixelMeanIoU(keras.metrics.MeanIoU):
         super().__init__(num_classes, **{**kwargs, **own})
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        """Add a batch: masks [B, H, W] and logits [B, h, w, C]; sample weights [B] count the pixels of a picture."""
+        """Add a batch: masks [B, H, W] and logits [B, h, w, C]; sample weights [B] count the pixels of an image."""
         labels = subsampled(y_true, y_pred)
         return super().update_state(labels, y_pred, _for_pixels(sample_weight, labels))
 
@@ -134,7 +134,7 @@ class PixelAccuracy(keras.metrics.Mean):
     """
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        """Add a batch: masks [B, H, W] and logits [B, h, w, C]; sample weights [B] count the pixels of a picture."""
+        """Add a batch: masks [B, H, W] and logits [B, h, w, C]; sample weights [B] count the pixels of an image."""
         labels = subsampled(y_true, y_pred)
         weights = tf.cast(labels != VOID, self.dtype)
         if sample_weight is not None:

@@ -133,10 +133,10 @@ class Masks:
 
         Args:
             label: Label of the example, int32 [1 + classes], the position of the mask first.
-            transform: From the picture to the view.
+            transform: From the image to the view.
 
         Returns:
-            int32 [rows, columns] of the view, :data:`VOID` outside of the picture.
+            int32 [rows, columns] of the view, :data:`VOID` outside of the image.
         """
         return tf.cast(transform.mask(self.read(label[0]), outside=VOID), tf.int32)
 
@@ -147,14 +147,14 @@ class Masks:
 
     @tf.autograph.experimental.do_not_convert
     def place(self, part: Part, size: tf.Tensor) -> tf.Tensor:
-        """Move the mask of one of the pictures in a view into its rectangle of the view.
+        """Move the mask of one of the images in a view into its rectangle of the view.
 
         Args:
-            part: Picture with its label.
+            part: Image with its label.
             size: Rows and columns of the view, int32 [2].
 
         Returns:
-            int32 [rows, columns], :data:`OUTSIDE` where the view does not show the picture.
+            int32 [rows, columns], :data:`OUTSIDE` where the view does not show the image.
         """
         moved = self.follow(part.label, part.transform)
         beyond = size - part.corner - part.transform.size
@@ -163,10 +163,10 @@ class Masks:
 
     @tf.autograph.experimental.do_not_convert
     def join(self, placed: tf.Tensor, stride: int = 1) -> tf.Tensor:
-        """Join the masks of the pictures in one view.
+        """Join the masks of the images in one view.
 
         Args:
-            placed: Masks of the pictures in the view, int32 [pictures, rows, columns], each in front of those before.
+            placed: Masks of the images in the view, int32 [pictures, rows, columns], each in front of those before.
             stride: Stride of the mask; of each cell the pixel in its middle is taken, as in the loss.
 
         Returns:

@@ -1,4 +1,4 @@
-"""Reader of pictures with masks: :data:`MASKED_PICTURES`."""
+"""Reader of images with masks: :data:`MASKED_PICTURES`."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from tfft.tasks.semantic_segmentation.data import MaskedImages
 
 _OWN = frozenset({"masks", "ignore", "task"})
-_RARE, _FEW = 0.001, 5  # share of the labelled pixels, and pictures, below which a class is hardly learned
+_RARE, _FEW = 0.001, 5  # share of the labelled pixels, and images, below which a class is hardly learned
 
 
 class MaskedPictures(ImageModality):
-    """Pictures with one class per pixel."""
+    """Images with one class per pixel."""
 
-    items = "pictures with masks"
+    items = "images with masks"
     # The moves of "rand" are not known to the masks, and a pixel of "mixup" would have two classes.
     augmentations: ClassVar[tuple[str, ...]] = ("flip", "crop", "colour", "mosaic", "cutmix")
 
@@ -36,16 +36,16 @@ class MaskedPictures(ImageModality):
         from tfft.data.split import SplitOptions
 
         names = setting_names(SplitOptions, ReadOptions) | _OWN
-        return Match("pictures with masks", _load, names, 3, has_names=True)
+        return Match("images with masks", _load, names, 3, has_names=True)
 
     def own_format(self, source: Any) -> str | None:
-        """Return ``"mask"`` if a folder has pictures and PNG masks with their names."""
+        """Return ``"mask"`` if a folder has images and PNG masks with their names."""
         from tfft.tasks.semantic_segmentation.folders import has_masks
 
         return "mask" if isinstance(source, (str, os.PathLike)) and has_masks(Path(source)) else None
 
     def read_labelled(self, source: Any, class_names: Sequence[str], settings: Mapping[str, Any]) -> MaskedImages:
-        """Read a folder of pictures with masks."""
+        """Read a folder of images with masks."""
         from tfft.tasks.semantic_segmentation.data import read_masks
 
         known = {name: value for name, value in settings.items() if name in ("masks", "ignore", "store")}
@@ -68,22 +68,22 @@ class MaskedPictures(ImageModality):
         return None
 
     def findings(self, splits: Any, *, notes: list[str]) -> Iterator[Finding]:
-        """Yield findings about files, duplicates, the splits, and classes that few training pixels or pictures show."""
+        """Yield findings about files, duplicates, the splits, and classes that few training pixels or images show."""
         from tfft.inspection.findings import Finding, Item
 
         yield from super().findings(splits, notes=notes)
         pixels, counts = splits.train.pixels, splits.train.counts
         few = tuple(
-            Item(name, f"has {share:.2%} of the labelled pixels, in {counts[name]} pictures")
+            Item(name, f"has {share:.2%} of the labelled pixels, in {quantity(int(counts[name]), 'image')}")
             for name, share in zip(splits.class_names, (pixels / pixels.sum()).tolist(), strict=True)
             if share < _RARE or counts[name] < _FEW
         )
         if few:
             message = f"rare in the training masks: {quantity(len(few), 'class')}"
-            yield Finding("few", "warning", message, "add pictures of them, or leave them out with ignore=", few)
+            yield Finding("few", "warning", message, "add images of them, or leave them out with ignore=", few)
 
     def preview_grid(self, examples: Any, image: InputSpec, **options: Any) -> np.ndarray:
-        """Return a grid of pictures and their views, with the masks over them."""
+        """Return a grid of images and their views, with the masks over them."""
         from tfft.tasks.semantic_segmentation.drawing import preview
 
         return preview(examples, image, **options)
@@ -93,7 +93,7 @@ def _load(source: Any, *, task: str = "semantic_segmentation", **settings: Any) 
     from tfft.modalities.image.arrays import refuse_arrays
     from tfft.tasks.semantic_segmentation.data import load_masks
 
-    refuse_arrays(source, "a folder of pictures and masks")
+    refuse_arrays(source, "a folder of images and masks")
     return load_masks(source, **settings)
 
 

@@ -1,4 +1,4 @@
-"""Report of a segmenter: the pictures with the lowest IoU beside the truth: :class:`SegmentationReport`."""
+"""Report of a segmenter: the images with the lowest IoU beside the truth: :class:`SegmentationReport`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class _Picture(NamedTuple):
 
 
 class SegmentationReport(ReportBuilder):
-    """Masks of held-out pictures, of which the worst are kept; see :meth:`tfft.registry.Task.report_builder`.
+    """Masks of held-out images, of which the worst are kept; see :meth:`tfft.registry.Task.report_builder`.
 
     Args:
         head: Head of the model.
@@ -47,15 +47,15 @@ class SegmentationReport(ReportBuilder):
         self._worst = sorted(self._worst, key=lambda one: one.iou)[:_PICTURES]
 
     def sections(self) -> list[ReportSection]:
-        """Return the worst pictures, each with the true mask on its left and the predicted one on its right."""
+        """Return the worst images, each with the true mask on its left and the predicted one on its right."""
         if not self._worst:
             return []
         text = (
             "The true mask is on the left, the predicted one on the right; pixels without a label keep their colour. "
-            "The IoU is the mean over the classes that are true or predicted in the picture."
+            "The IoU is the mean over the classes that are true or predicted in the image."
         )
         pictures = tuple(map(self._drawn, self._worst))
-        return [ReportSection("Pictures with the lowest IoU", (text,), legend=legend(self._classes), pictures=pictures)]
+        return [ReportSection("Images with the lowest IoU", (text,), legend=legend(self._classes), pictures=pictures)]
 
     def _drawn(self, one: _Picture) -> ReportPicture:
         picture = read_small(one.name)
@@ -66,7 +66,7 @@ class SegmentationReport(ReportBuilder):
 
 
 def _iou(true: np.ndarray, found: np.ndarray, classes: int) -> float:
-    """Return the mean IoU of one picture over the classes that are true or predicted in its labelled pixels."""
+    """Return the mean IoU of one image over the classes that are true or predicted in its labelled pixels."""
     labelled = true != VOID
     pairs = np.bincount(classes * true[labelled].astype(np.int64) + found[labelled], minlength=classes**2)
     table = pairs.reshape(classes, classes)
@@ -75,7 +75,7 @@ def _iou(true: np.ndarray, found: np.ndarray, classes: int) -> float:
 
 
 def _reduced(mask: np.ndarray, picture: np.ndarray) -> np.ndarray:
-    """Return a mask in the size of a picture, by nearest neighbours."""
+    """Return a mask in the size of an image, by nearest neighbours."""
     rows, columns = (
         (np.arange(want) * 2 + 1) * have // (2 * want) for have, want in zip(mask.shape, picture.shape[:2], strict=True)
     )

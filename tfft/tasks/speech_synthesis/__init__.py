@@ -19,8 +19,8 @@ _WITHOUT = {
     "class_weight": "a text has no class",
     "sampling": "a text has no class",
     "separator": "a text is one label",
-    "label_smoothing": "frames are no classes",
-    "augment": "a changed clip is another voice",
+    "label_smoothing": "frames are not classes",
+    "augment": "an augmented clip is a different voice",
     "label": "the columns are audio and text",
     "seconds": "clips keep their lengths",
 }
@@ -80,7 +80,7 @@ class SpeechSynthesis(Task):
         """Report settings of other tasks."""
         for name, why in _WITHOUT.items():
             if getattr(config, name, None):
-                yield f"{name} means nothing for speech synthesis, {why}: leave it out"
+                yield f"{name} does not apply to speech synthesis, since {why}: leave it out"
         if getattr(config, "loss", "cross_entropy") != "cross_entropy":
             yield f"speech synthesis has one loss. Received: loss={config.loss!r}. Leave it out"
 

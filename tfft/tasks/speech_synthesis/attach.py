@@ -36,7 +36,9 @@ def attach_texts(
     """
     table = symbol_table(network)
     if table is None or not symbols:
-        problem = "is no acoustic model, as 'voice-small' is" if table is None else "needs symbols=, those of the texts"
+        problem = (
+            "is not an acoustic model, such as 'voice-small'" if table is None else "needs symbols=, those of the texts"
+        )
         raise BackboneError(f"{backbone.name} {problem}.")
     table.extend(symbols)
     split = SplitSymbols(symbols, table.rows_of(symbols), separator, edges, name=SYMBOLS_LAYER)
@@ -63,10 +65,10 @@ def voice_input(model: keras.Model) -> ServingInput | None:
     if head is None:
         return None
     split = next((layer for layer in model.layers if isinstance(layer, SplitSymbols)), None)
-    symbols = "phonemes with blanks between them" if split is not None and split.separator else "characters"
+    symbols = "phonemes separated by spaces" if split is not None and split.separator else "characters"
     sentence = (
         f"`audio` is float32 at {head.audio.sample_rate} samples per second, 0 behind `length`; `serve_wav` gives WAV "
-        f"files of 16 bits. Texts are {symbols}; symbols that are not listed below are left out. The waveform comes "
+        f"files of 16 bits. Texts are {symbols}; symbols that are not listed below are ignored. The waveform comes "
         f"from the Griffin-Lim algorithm with {head.rounds} iterations."
     )
     samples = {"texts": np.array(_SAMPLES, object)}

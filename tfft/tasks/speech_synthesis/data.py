@@ -126,7 +126,7 @@ class SpokenTexts(Examples):
 
     def feature_source(self, staged: Any, batch_size: int, views: Any = None) -> Any:
         """Raise an error: the features of a voice depend on durations and are not kept."""
-        raise DataError("The features of a voice are not kept. Train it with tfft.finetune, or model.fit on batches.")
+        raise DataError("The features of a voice are not cached. Train it with tfft.finetune, or model.fit on batches.")
 
     def fingerprint(self, *others: Self) -> str:
         """Return a hash of texts, clips and order."""
@@ -240,7 +240,7 @@ def _summary(examples: SpokenTexts) -> str:
     facts: Sequence[RecordingFacts] = examples.store.facts
     minutes = sum(one.seconds for one in facts) / 60
     symbols = "phonemes" if examples.store.separator else "characters"
-    durations = "learned by an aligner" if examples.store.seconds is None else "given"
+    durations = "found by an aligner" if examples.store.seconds is None else "given"
     rate, longest = examples.store.audio.sample_rate, max(one.seconds for one in facts)
     return (
         f"voice: {len(facts):,} clips, {minutes:.1f} minutes at {rate:,} samples per second, longest {longest:.1f} s; "

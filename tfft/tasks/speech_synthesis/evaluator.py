@@ -57,7 +57,7 @@ class SpeechEvaluator(Evaluator):
     def result(self, count: int, loss: float) -> Scores:
         """Return the scores of ``count`` clips."""
         if not self.frames:
-            raise DataError("No clip of the dataset has a frame, so there is nothing to measure.")
+            raise DataError("No clip of the dataset has a frame, so there is nothing to evaluate.")
         low, high = mean_interval(self.distortion, self.squares, count)
         measures = {
             METRIC: self.distortion / count,

@@ -79,7 +79,7 @@ class SpeechSynthesisHead(Head):
         if self.rounds < 1:
             problems.append(f"rounds must be at least 1. Received: {self.rounds}")
         if self.label_smoothing or self.loss_name != "cross_entropy":
-            problems.append("frames are no classes: leave loss and label_smoothing out")
+            problems.append("frames are not classes: leave loss and label_smoothing out")
         return problems
 
     def fitted_to(self, labels: Any) -> SpeechSynthesisHead:
@@ -166,7 +166,7 @@ class SpeechSynthesisHead(Head):
 
 def _refuse(soft: bool) -> None:
     if soft:
-        raise PlanError("Frames are no classes, so soft=True has no meaning for them. Leave it out.")
+        raise PlanError("Frames are not classes, so soft=True does not apply. Leave it out.")
 
 
 def speech_synthesis(

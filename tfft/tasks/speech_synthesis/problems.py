@@ -43,7 +43,7 @@ def text_problems(found: Rows, symbols: Sequence[Sequence[str]], class_names: Se
     if len(folders) > 1 and not speakers and all(name and os.sep not in name for name in folders):
         problems.append(
             f"the clips are in {len(folders)} folders, such as {join_names(sorted(folders)[:3])}, and no column "
-            "speaker says who speaks. If each is a speaker, keep one; else add a column speaker with one name"
+            "'speaker' exists. If each folder is a speaker, keep one; else add a column 'speaker' with one name"
         )
     if class_names is not None:
         known = set(class_names)
@@ -51,7 +51,7 @@ def text_problems(found: Rows, symbols: Sequence[Sequence[str]], class_names: Se
         if unknown:
             shown = ", ".join(f"{name!r} ({count} texts)" for name, count in unknown.most_common(5))
             problems.append(
-                f"the voice does not know {len(unknown)} symbols of the texts: {shown}. Spell them otherwise"
+                f"the voice does not know {len(unknown)} symbols of the texts: {shown}. Spell them with known symbols"
             )
     return problems
 
@@ -70,7 +70,7 @@ def clip_problems(
     problems = []
     for row, one, text in zip(rows, facts, symbols, strict=True):
         if one.reason is not None:
-            hint = "" if os.path.exists(row.audio) else ": is the id spelled as the file is? Otherwise remove the row"
+            hint = "" if os.path.exists(row.audio) else ": does the id match the file name? Otherwise remove the row"
             problems.append(f"{row.place}: {row.audio} {one.reason}{hint}")
             continue
         if one.seconds > LONGEST:
@@ -111,7 +111,9 @@ def symbol_notes(trained: Mapping[str, int], held_out: Mapping[str, int]) -> lis
     rare = {name: count for name, count in trained.items() if 0 < count < _RARE}
     if rare:
         shown = ", ".join(f"{name!r} ({count})" for name, count in list(rare.items())[:10])
-        notes.append(f"{len(rare)} symbols are rare in the training texts: {shown}; spell them otherwise if you can")
+        notes.append(
+            f"{len(rare)} symbols are rare in the training texts: {shown}; spell them with other symbols if you can"
+        )
     unseen = [name for name, count in held_out.items() if count and not trained.get(name)]
     if unseen:
         notes.append(f"no training text has {join_names(map(repr, unseen[:10]))}, which held-out texts have")

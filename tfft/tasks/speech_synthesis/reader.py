@@ -101,7 +101,7 @@ class SpokenText(Modality):
 
         if symbol_table(backbone.model) is not None:
             return None
-        return f"{backbone.name} is no acoustic model: give 'voice-small' or the run of a voice"
+        return f"{backbone.name} is not an acoustic model: pass 'voice-small' or a speech synthesis run"
 
     def fits(self, backbone: Backbone, options: Mapping[str, Any]) -> int:
         """Return 3 for acoustic models where symbols are given; without them, such a model keeps its own inputs."""

@@ -20,8 +20,8 @@ _WITHOUT = {
     "class_weight": "a text has no class",
     "sampling": "a text has no class",
     "separator": "a text has no labels",
-    "label": "target= names the column with the texts to write",
-    "augment": "no change of a text is known to keep its meaning",
+    "label": "target= names the column with the target texts",
+    "augment": "no augmentation of a text is known to preserve its meaning",
 }
 
 
@@ -86,7 +86,7 @@ class TextToText(Task):
         """Report settings for labels that are classes or numbers."""
         for name, why in _WITHOUT.items():
             if getattr(config, name, None):
-                yield f"{name} means nothing for text_to_text, {why}: leave it out"
+                yield f"{name} does not apply to text_to_text, since {why}: leave it out"
         if getattr(config, "loss", "cross_entropy") != "cross_entropy":
             yield f"text_to_text has one loss, received loss={config.loss!r}: leave it out"
 
@@ -107,8 +107,8 @@ class TextToText(Task):
 
     def score_display(self, metric: str) -> ScoreDisplay:
         """Return words for BLEU."""
-        details = "chrF {chrf:.2f}" if metric == "bleu" else ""
-        return ScoreDisplay(metric, baseline="copying the source", details=details, row="text", table="texts")
+        name, details = ("BLEU", "chrF {chrf:.2f}") if metric == "bleu" else (metric, "")
+        return ScoreDisplay(name, baseline="copying the source", details=details, row="text", table="texts")
 
     def plain_outputs(self, row: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return the generated text and its log-probability."""

@@ -40,7 +40,7 @@ def adapted_pairs(splits: Splits[PairExamples], backbone: Backbone) -> Adapted:
     """
     notes: list[str] = []
     if backbone.pair_tokenizer is None:
-        raise BackboneError(f"{backbone.name} is no encoder-decoder, so it cannot write texts.")
+        raise BackboneError(f"{backbone.name} is not an encoder-decoder, so it cannot generate text.")
     if backbone.pair_tokenizer.tokenizer is None:
         backbone = _with_vocabulary(backbone, splits.train)
         notes.append(f"vocabulary: {_size(backbone):,} tokens, learned from the training pairs")
@@ -74,7 +74,7 @@ def attach_pairs(backbone: Backbone, network: keras.Model) -> ModelInput:
     """
     given = backbone.pair_tokenizer
     if given is None:
-        raise BackboneError(f"{backbone.name} is no encoder-decoder, so it cannot write texts.")
+        raise BackboneError(f"{backbone.name} is not an encoder-decoder, so it cannot generate text.")
     inputs = {name: keras.Input((None,), dtype="int32", name=name) for name in (SOURCE, TARGET)}
     config = {**given.get_config(), "tokenizer": given.tokenizer, "name": TOKENS_LAYER}
     tokens = PairTokenizer(**config)(inputs[SOURCE], inputs[TARGET])  # the same tokenizer, in a layer of the fixed name
@@ -115,7 +115,7 @@ def _fitting(part: PairExamples, tokenizer: PairTokenizer) -> tuple[np.ndarray, 
     if len(skipped) > _SYSTEMATIC * len(part):
         raise DataError(
             f"{len(skipped):,} of {len(part):,} pairs are longer than the model takes: "
-            f"{'; '.join(map(str, skipped[:_SHOWN]))}. Divide the texts, or pass a larger max_length=."
+            f"{'; '.join(map(str, skipped[:_SHOWN]))}. Split the texts, or pass a larger max_length=."
         )
     return np.array([at for at in range(len(part)) if at not in too_long], np.int64), skipped
 
@@ -124,7 +124,7 @@ def _notes(parts: list[PairExamples], tokenizer: PairTokenizer, limit: int) -> l
     """Return what the tokens show: lengths, and the share of unknown ones."""
     tokens: Any = parts[0].tokens
     medians = [int(np.median([len(ids) for ids in side])) for side in (tokens.source, tokens.target)]
-    notes = [f"tokens: median {medians[0]} of a source, {medians[1]} of a target; at most {limit} are written"]
+    notes = [f"tokens: median {medians[0]} per source, {medians[1]} per target; at most {limit} are generated"]
     unknown = tokenizer.unknown
     for name, side in ((SOURCE, tokens.source), (TARGET, tokens.target)):
         if unknown is None:
@@ -135,6 +135,6 @@ def _notes(parts: list[PairExamples], tokenizer: PairTokenizer, limit: int) -> l
             where = join_names([parts[0].places[at] for at in np.argsort(-counts, kind="stable")[:3]])
             notes.append(
                 f"{share:.1%} of the {name} tokens are unknown to the vocabulary, most in {where}: the model cannot "
-                "read or write them. Use a model that was trained on this language"
+                "read or generate them. Use a model trained on this language"
             )
     return notes

@@ -11,7 +11,7 @@ import numpy as np
 
 from tfft.data.duplicates import Duplicate
 from tfft.data.examples import Skipped
-from tfft.errors import DataError, join_names, raise_problems
+from tfft.errors import DataError, in_number, join_names, raise_problems
 from tfft.tasks.text_to_text.formats import Pairs
 
 if TYPE_CHECKING:
@@ -68,15 +68,15 @@ def check_pairs(pairs: Pairs, strict: bool = False) -> Checked:
     if 2 * len(equal) > len(keep):
         raise DataError(
             f"Both sides are equal in {len(equal):,} of {len(keep):,} pairs of {pairs.name}, such as "
-            f"{pairs.places[equal[0]]}. Name the column to write with target=."
+            f"{pairs.places[equal[0]]}. Name the target column with target=."
         )
     notes = []
     if equal:
         where = join_names([pairs.places[at] for at in equal], limit=_SHOWN)
-        notes.append(f"{len(equal)} pairs have equal sides, which teaches to copy: {where}")
+        notes.append(in_number(f"{len(equal)} pairs have equal sides, which teaches the model to copy: {where}"))
     if turned := swapped([pairs.sources[i] for i in keep], [pairs.targets[i] for i in keep]):
         where = join_names([pairs.places[keep[at]] for at in turned], limit=_SHOWN)
-        notes.append(f"{len(turned)} pairs look swapped, by their words: {where}. Check these lines")
+        notes.append(f"{len(turned)} pairs look swapped, judging by their words: {where}. Check these lines")
     return Checked(np.array(keep), tuple(skipped), tuple(notes))
 
 
@@ -138,15 +138,16 @@ class PairReport:
 
     def __str__(self) -> str:
         sides = [
-            f"{name}: {median} words in the median, {most} at the 99th percentile, {longest} at most"
+            f"{name}: {median} words (median), {most} (99th percentile), {longest} (maximum)"
             for name, (median, most, longest) in zip(self.columns, self.words, strict=True)
         ]
-        lines = [f"pairs: {'; '.join(sides)}; {self.ratio:.2f} words written for each that is read"]
+        lines = [f"pairs: {'; '.join(sides)}; {self.ratio:.2f} target words per source word"]
         if self.repeated:
             lines.append(f"{self.repeated:,} training pairs occur more than once")
         if self.duplicates:
             lines.append(
-                f"{len(self.duplicates)} held-out sources are also training sources: scores without them are given too"
+                f"{len(self.duplicates)} held-out sources are also training sources: scores without them are also "
+                "reported"
             )
         return "\n".join((*lines, *self.notes))
 

@@ -63,7 +63,7 @@ def read_pairs_of(
         return _tmx(Path(source).expanduser(), text, target)
     if isinstance(source, (str, os.PathLike)) and Path(source).suffix.lower() not in SUFFIXES:
         raise DataError(
-            f"{source} is no table of pairs. Expected {join_names((*SUFFIXES, _TMX))}, or two parallel files as "
+            f"{source} is not a table of pairs. Expected {join_names((*SUFFIXES, _TMX))}, or two parallel files as "
             f"('{source}', 'other side')."
         )
     return _table(source, text, target, encoding, delimiter)
@@ -159,7 +159,7 @@ def _where_they_part(first: Sequence[str], second: Sequence[str]) -> str:
     straight = np.abs(a[: len(b)] - b)
     moved = np.abs(a[abs(shift) :] - b)
     costs = np.concatenate([[0.0], np.cumsum(straight)]) + np.concatenate([np.cumsum(moved[::-1])[::-1], [0.0]])
-    return f"By their lengths they part near line {int(costs.argmin()) + 1}. "
+    return f"Judging by their lengths, they diverge near line {int(costs.argmin()) + 1}. "
 
 
 def _tmx(path: Path, text: Any, target: Any) -> Pairs:

@@ -39,7 +39,7 @@ class TextToTextHead(Head):
         """Return the problems of the fields, one sentence each."""
         problems = super().problems()
         if isinstance(self.beam_size, bool) or not isinstance(self.beam_size, int) or self.beam_size < 1:
-            problems.append(f"beam_size must be a whole number of at least 1, received {self.beam_size!r}")
+            problems.append(f"beam_size must be an integer of at least 1, received {self.beam_size!r}")
         if not 0 <= self.length_penalty < float("inf"):
             problems.append(f"length_penalty must be 0 or more, received {self.length_penalty!r}")
         return problems
@@ -104,7 +104,7 @@ class TokenLogits(Logits):
 
 def _refuse(soft: bool) -> None:
     if soft:
-        raise PlanError("Tokens are whole numbers, so soft=True has no meaning for them. Leave it out.")
+        raise PlanError("Tokens are integers, so soft=True does not apply. Leave it out.")
 
 
 def text_to_text(

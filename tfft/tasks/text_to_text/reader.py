@@ -77,7 +77,7 @@ class TextPairs(TextModality):
         if backbone.pair_tokenizer is not None:
             return None
         return (
-            f"{backbone.name} is no encoder-decoder, so it cannot write texts: take 'transformer-small', a BART "
+            f"{backbone.name} is not an encoder-decoder, so it cannot generate text: use 'transformer-small', a BART "
             "preset of KerasHub, or a Hugging Face folder of BART or T5"
         )
 

@@ -24,7 +24,7 @@ class TokenClassification(Task):
     modalities: ClassVar[frozenset[str]] = frozenset({"text"})
     feature_level: ClassVar[FeatureLevel] = "sequence"
     solves_head: ClassVar[bool] = False
-    head_reason: ClassVar[str] = "trained: it can be computed where a text has one answer, and here each word has one"
+    head_reason: ClassVar[str] = "trained: it can be computed where a text has one label, and here each word has one"
     caches_features: ClassVar[bool] = False
 
     @property
@@ -72,7 +72,7 @@ class TokenClassification(Task):
         """Report settings for one label per example."""
         for name in ("class_weight", "sampling", "separator"):
             if getattr(config, name, None):
-                yield f"{name} means nothing where each word has a tag: leave it out"
+                yield f"{name} does not apply where each word has a tag: leave it out"
 
     def evaluator(self, head: Head) -> Evaluator:
         """Return a new object that counts words and entities."""
@@ -85,7 +85,7 @@ class TokenClassification(Task):
         if metric != "f1":
             return super().score_display(metric)
         details = "accuracy of words {accuracy:.4f}"
-        return ScoreDisplay("entity f1", row="type", table="per type of entity", details=details)
+        return ScoreDisplay("entity F1", row="type", table="per type of entity", details=details)
 
     def format_prediction(self, name: str, outputs: Mapping[str, Any]) -> str:
         """Return the sentence with a tag after each word that has one."""

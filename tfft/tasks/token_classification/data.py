@@ -290,7 +290,7 @@ def _faults(words: Any, tags: Any) -> list[str]:
     if not words:
         return ["a sentence without words"]
     faults = [f"word {i + 1} is empty" for i, word in enumerate(words) if not word]
-    faults += [f"word {i + 1} holds a blank: {word!r}" for i, word in enumerate(words) if _BLANK.search(word)]
+    faults += [f"word {i + 1} contains a space: {word!r}" for i, word in enumerate(words) if _BLANK.search(word)]
     return faults + [f"the tag of word {i + 1} is empty" for i, tag in enumerate(tags) if not tag]
 
 
@@ -335,7 +335,7 @@ def _notes(sentences: list[_Sentence], what: str) -> list[str]:
     if not broken:
         return []
     return [
-        f"{len(broken)} words in the {what} sentences have an I- tag behind no word of the same type, the first: "
+        f"I- tags that do not follow a word of the same type, in the {what} sentences: {len(broken)}, the first: "
         f"{broken[0]}. They are read as the beginning of an entity."
     ]
 

@@ -40,7 +40,7 @@ class TagEvaluator(Evaluator):
         """Raise DataError for labels that are not the tags of words."""
         if labels.ndim != 2 or labels.dtype.kind not in "iu":
             raise DataError(
-                f"Expected labels [B, W], a whole number for each word and -1 for padding; got {labels.dtype} "
+                f"Expected labels [B, W], an integer for each word and -1 for padding. Received: {labels.dtype} "
                 f"{labels.shape}."
             )
         strange = np.unique(labels[labels >= len(self.names)]).tolist()
@@ -77,7 +77,7 @@ class TagEvaluator(Evaluator):
             raise DataError(
                 f"{len(wrong)} sentences of a batch have more labels than words, the first at position {row}: "
                 f"{int(np.flatnonzero(labelled[row]).max()) + 1} labels, {int((given[row] >= 0).sum())} words. Words "
-                "are what blanks separate; there must be one label for each."
+                "are separated by spaces, and each needs one label."
             )
 
     def _add_sentence(self, true: np.ndarray, given: np.ndarray) -> None:
@@ -92,7 +92,7 @@ class TagEvaluator(Evaluator):
         """Return the scores of ``count`` sentences."""
         words = int(self.confusion.sum())
         if not words:
-            raise DataError("No word of the dataset has a label, so there is nothing to measure.")
+            raise DataError("No word of the dataset has a label, so there is nothing to evaluate.")
         right = self.confusion[:, :-1].diagonal()
         common = int(self.confusion.sum(axis=1).max()) / words
         counted = {"words": words, "words_not_seen": self.unseen}

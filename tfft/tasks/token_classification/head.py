@@ -54,7 +54,7 @@ class TokenClassificationHead(Head):
 
 def _refuse(soft: bool) -> None:
     if soft:
-        raise PlanError("The tags of words are whole numbers, so soft=True has no meaning for them. Leave it out.")
+        raise PlanError("The tags of words are integers, so soft=True does not apply. Leave it out.")
 
 
 def token_classification(

@@ -63,7 +63,7 @@ class Transcription(Task):
             return []
         return [
             f"the transcripts have {len(class_names):,} different characters, and CTC needs a small alphabet, at most "
-            f"{MOST_CHARACTERS}: write them in an alphabet (pinyin, kana), or look whether the column holds texts"
+            f"{MOST_CHARACTERS}: write them in an alphabet (pinyin, kana), or check that the column holds transcripts"
         ]
 
     def encode(self, values: Sequence[Any], class_names: Sequence[str]) -> np.ndarray:
@@ -103,7 +103,7 @@ class Transcription(Task):
         """Report settings for one label per clip."""
         for name, why in _WITHOUT.items():
             if getattr(config, name, None):
-                yield f"{name} means nothing for transcription, {why}: leave it out"
+                yield f"{name} does not apply to transcription, since {why}: leave it out"
         if getattr(config, "loss", "cross_entropy") != "cross_entropy":
             yield f"transcription has one loss, received loss={config.loss!r}: leave it out"
 
@@ -128,7 +128,7 @@ class Transcription(Task):
     def score_display(self, metric: str) -> ScoreDisplay:
         """Name the scores."""
         return ScoreDisplay(
-            "word error rate", higher_is_better=False, baseline="commonest transcript",
+            "word error rate", higher_is_better=False, baseline="most common transcript",
             details="character error rate {character_error_rate:.4f}",
         )  # fmt: skip
 

@@ -29,7 +29,7 @@ def transcript_findings(splits: Splits[TranscribedRecordings]) -> Iterator[Findi
     if strange := outside(held_out.texts, train.class_names):
         yield Finding(
             "alphabet", "warning", f"held-out transcripts have characters that no training transcript has: {strange}",
-            "they count as errors; look whether they are misspelled, or add training examples",
+            "they count as errors; check their spelling, or add training examples",
         )  # fmt: skip
     yield from _rates(splits)
     rare = [name for name, count in train.counts.items() if count < _RARE]
@@ -37,20 +37,23 @@ def transcript_findings(splits: Splits[TranscribedRecordings]) -> Iterator[Findi
         items = tuple(Item(repr(name), _first(train, name)) for name in rare)
         yield Finding(
             "rare", "note", f"{len(rare)} characters occur fewer than {_RARE} times",
-            "a model hardly learns them; look whether they are misspelled", items,
+            "a model hardly learns them; check their spelling", items,
         )  # fmt: skip
     if any(character.isdigit() for character in train.class_names) and any(
         character.isalpha() for character in train.class_names
     ):
         yield Finding(
-            "digits", "note", "some transcripts have digits", "write numbers as they are said, or all of them in digits"
+            "digits",
+            "note",
+            "some transcripts have digits",
+            "write numbers as they are spoken, or all of them in digits",
         )
     known = collections.Counter(train.texts)
     again = sum(text in known for text in held_out.texts)
     if again:
         yield Finding(
             "sentences", "note", f"{again} of {len(held_out)} held-out transcripts are also training transcripts",
-            "the scores do not tell how well the model does on new sentences; group= can keep equal ones together",
+            "the scores do not show how well the model does on new sentences; group= can keep equal ones together",
         )  # fmt: skip
 
 
@@ -69,7 +72,7 @@ def _rates(splits: Splits[TranscribedRecordings]) -> Iterator[Finding]:
         if items:
             yield Finding(
                 kind, "warning", f"{len(items)} transcripts are very {words} for their recordings",
-                "look whether they belong to another recording", tuple(items),
+                "check whether they belong to another recording", tuple(items),
             )  # fmt: skip
 
 

@@ -289,10 +289,10 @@ def _notes(found: _Found, spec: AudioSpec) -> list[str]:
     quiet = [at for at, fact in enumerate(found.facts) if fact.peak < _QUIET]
     if quiet:
         where = join_names([found.rows.places[at] for at in quiet], limit=_PLACES)
-        sound = in_number(f"{len(quiet)} recordings have hardly any sound")
+        sound = in_number(f"{len(quiet)} recordings have hardly any signal")
         notes.append(
-            f"{sound} (at most {_QUIET:.0%} of full scale): {where}. Listen to them, and remove these rows if nothing "
-            "is said"
+            f"{sound} (at most {_QUIET:.0%} of full scale): {where}. Listen to them, and remove these rows if they "
+            "contain no speech"
         )
     other = [at for at, fact in enumerate(found.facts) if fact.rate != spec.sample_rate]
     if other:
@@ -301,7 +301,7 @@ def _notes(found: _Found, spec: AudioSpec) -> list[str]:
         where = join_names([found.rows.places[at] for at in other], limit=_PLACES)
         notes.append(
             f"other sample rates than {spec.sample_rate:,} are resampled: {counts}, such as {where}. Those of lower "
-            "rates lack high sounds; sample_rate= chooses another rate for all"
+            "rates lack high frequencies; sample_rate= chooses another rate for all"
         )
     return notes
 
@@ -314,7 +314,7 @@ def _file_rows(found: Rows, normal: Normalization) -> FileRows:
         place, written = found.places[at], str(text) if has_value(text) else ""
         if STRANGE in written:
             problems.append(
-                f"{place} has a character that was lost in another encoding: {written[:40]!r}. Write the text anew"
+                f"{place} has a character that was lost in another encoding: {written[:40]!r}. Correct the text"
             )
             continue
         normalized = normal(written)

@@ -40,7 +40,7 @@ class TranscriptEvaluator(Evaluator):
         """Raise DataError for labels that are not the characters of the head."""
         if labels.ndim != 2 or labels.dtype.kind not in "iu":
             raise DataError(
-                "Expected labels [B, L], a whole number for each character and -1 for padding. Received: "
+                "Expected labels [B, L], an integer for each character and -1 for padding. Received: "
                 f"{labels.dtype} {labels.shape}."
             )
         strange = np.unique(labels[labels > len(self.names)]).tolist()
@@ -62,7 +62,7 @@ class TranscriptEvaluator(Evaluator):
         import jiwer
 
         if not any(text.strip() for text in self.truth):
-            raise DataError("No clip of the dataset has a transcript, so there is nothing to measure.")
+            raise DataError("No clip of the dataset has a transcript, so there is nothing to evaluate.")
         # A rate needs words: clips without a transcript are left out, and their number is reported.
         used = [at for at, text in enumerate(self.truth) if text.strip()]
         truth, written = [self.truth[at] for at in used], [self.written[at] for at in used]

@@ -54,7 +54,7 @@ def check_fit(splits: Splits[TranscribedRecordings], backbone: Backbone) -> None
             elif counts is not None and counts[at] < least:
                 problems.append(
                     f"{what}, which is {counts[at]} frames, and its {len(part.texts[at])} characters need {least}: "
-                    "is it the text of another recording, or is the recording cut off?"
+                    "is it the text of another recording, or is the recording truncated?"
                 )
     title = "Some transcripts do not fit their recordings; correct or remove these rows"
     raise_problems(DataError, title, problems, limit=_SHOWN)

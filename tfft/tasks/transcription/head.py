@@ -64,7 +64,7 @@ class TranscriptionHead(Head):
         if self.label_smoothing:
             problems.append(f"transcription takes no label_smoothing, received {self.label_smoothing!r}: leave it out")
         if isinstance(self.beam_width, bool) or not isinstance(self.beam_width, int) or self.beam_width < 1:
-            problems.append(f"beam_width must be a whole number of at least 1, received {self.beam_width!r}")
+            problems.append(f"beam_width must be an integer of at least 1, received {self.beam_width!r}")
         for name, valid in (("letter_case", CASES), ("punctuation", MARKS)):
             if getattr(self, name) not in valid:
                 problems.append(f"{name} must be {' or '.join(valid)}, received {getattr(self, name)!r}")
@@ -109,7 +109,7 @@ class TranscriptionHead(Head):
 def _refuse(soft: bool) -> None:
     if soft:
         raise PlanError(
-            "The labels of a transcription are characters, so soft=True (mixup) has no meaning for them. Leave it out."
+            "The labels of a transcription are characters, so soft=True (mixup) does not apply. Leave it out."
         )
 
 

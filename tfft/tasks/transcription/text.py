@@ -31,7 +31,7 @@ class Normalization:
     Text is always in Unicode NFC, with single blanks between words and none at the ends.
 
     Attributes:
-        letter_case: ``"lower"`` for small letters, ``"keep"`` for letters as written.
+        letter_case: ``"lower"`` for lowercase, ``"keep"`` for case as written.
         punctuation: ``"drop"`` removes punctuation and symbols: within a word an apostrophe stays, and other marks
             divide it. ``"keep"`` leaves them.
     """
@@ -64,9 +64,9 @@ class Normalization:
     @property
     def words(self) -> str:
         """Description for a person."""
-        case = "small letters" if self.letter_case == "lower" else "letters as written"
+        case = "lowercase" if self.letter_case == "lower" else "case as written"
         marks = "without punctuation" if self.punctuation == "drop" else "with punctuation"
-        return f"{case}, {marks}, Unicode NFC, single blanks"
+        return f"{case}, {marks}, Unicode NFC, single spaces"
 
 
 def _kept(text: str, at: int) -> str:

@@ -241,7 +241,7 @@ def plan_cut(
     arrays = _random(staged, min(batch_size, count)) if source is None else next(source.batches(staged))
     if staged.mask is not None:
         arrays, length = typical(staged, [a[:batch_size] for a in arrays])
-        notes.append(f"Sizes and seconds are for texts of {length} pieces, the mean of the first {len(arrays[0])}.")
+        notes.append(f"Sizes and seconds are for texts of {length} tokens, the mean of the first {len(arrays[0])}.")
     look = look_at(pieces, _for_first_cut(pieces, staged, arrays))
     if look.loops:
         notes.append(f"There are loops behind {join_names(look.loops)}; one round of each is in the FLOP at most.")
@@ -403,11 +403,11 @@ def _check_arguments(model: Any, dataset: Any, epochs: Any, batch_size: Any, mea
     if not isinstance(model, keras.Model):
         problems.append(f"model must be a keras.Model, such as tfft.build gives, received {type(model).__name__}")
     if isinstance(dataset, (int, float, np.number)) and not is_count(dataset):
-        problems.append(f"the number of examples must be a whole number of at least 1, received {dataset!r}")
+        problems.append(f"the number of examples must be an integer of at least 1, received {dataset!r}")
     if not is_count(epochs):
-        problems.append(f"epochs must be a whole number of at least 1, received {epochs!r}")
+        problems.append(f"epochs must be an integer of at least 1, received {epochs!r}")
     if not is_count(batch_size):
-        problems.append(f"batch_size must be a whole number of at least 1, received {batch_size!r}")
+        problems.append(f"batch_size must be an integer of at least 1, received {batch_size!r}")
     if not isinstance(measure, bool) and not (isinstance(measure, (int, float)) and 0 < measure < math.inf):
         problems.append(f"measure must be True, False or FLOP per second, received {measure!r}")
     if dtype not in DTYPES:

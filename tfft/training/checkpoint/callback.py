@@ -62,13 +62,13 @@ class CheckpointConfig:
     def __post_init__(self) -> None:
         problems = []
         if isinstance(self.every, bool) or not isinstance(self.every, (int, float)) or not self.every >= 0:
-            problems.append(f"every is a number of seconds from 0 on, received {self.every!r}")
+            problems.append(f"every must be a number of seconds, at least 0, received {self.every!r}")
         for name, value in (("every_steps", self.every_steps), ("keep", self.keep)):
             if (value is not None or name == "keep") and (type(value) is not int or value < 1):
                 problems.append(f"{name} must be an int of at least 1, received {value!r}")
         if self.machine not in ("same", "any"):
             problems.append(f"machine must be 'same' or 'any', received {self.machine!r}")
-        raise_problems(PlanError, "The training cannot be saved like this", problems)
+        raise_problems(PlanError, "The checkpoint settings cannot be used", problems)
 
     @property
     def store(self) -> CheckpointStore:
@@ -245,7 +245,7 @@ class CheckpointCallback(keras.callbacks.Callback):
                 about = {"epoch": epoch, "step": step, "history": _history(self._model.history, epoch - 1, logs)}
                 self._store.save(arrays, state | self._about | about)
         except CheckpointError as error:
-            self._note(f"{error} The training goes on, and the next checkpoint will be tried.")
+            self._note(f"{error} Training continues, and the next checkpoint will be attempted.")
         self._since, self._saved_at = 0, time.monotonic()
         self._wait = max(self._settings.every, _PAUSE * (self._saved_at - began))
 
@@ -259,14 +259,14 @@ class CheckpointCallback(keras.callbacks.Callback):
 
     def _leave(self) -> None:
         self._stops.leave(
-            f"Stopped in epoch {self._epoch + 1}, after {self._done} steps of it. What was done is saved in "
-            f"{self._settings.folder}: the same command goes on from there."
+            f"Stopped in epoch {self._epoch + 1}, after {self._done} steps of it. Progress is saved in "
+            f"{self._settings.folder}: the same command resumes from there."
         )
 
     @property
     def _resumed(self) -> Checkpoint:
         if self._found is None:
-            raise RuntimeError("There is no checkpoint to go on from.")
+            raise RuntimeError("There is no checkpoint to resume from.")
         return self._found
 
     def _restore(self) -> None:
@@ -285,7 +285,7 @@ class CheckpointCallback(keras.callbacks.Callback):
         set_initial_epoch(self._model, epoch)  # as keras.callbacks.BackupAndRestore does
         if self._verbose and is_chief():
             where = f"epoch {epoch + 1}, step {self._skip + 1}"
-            print(f"Going on from {self._store.folder / self._resumed.name}: {where}", flush=True)
+            print(f"Resuming from {self._store.folder / self._resumed.name}: {where}", flush=True)
 
     def _end_going_on(self) -> None:
         self._model.history.epoch = list(
@@ -322,7 +322,7 @@ class CheckpointCallback(keras.callbacks.Callback):
             self._model.train_function = self._train
             raise PlanError(
                 f"The dataset gave {self._skip - self._left} batches, and the training was stopped after {self._skip} "
-                "of this epoch: it is not the dataset that it was started with."
+                "of this epoch: the dataset differs from that of the first start."
             )
         self._left = 0
 

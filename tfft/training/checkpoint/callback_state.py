@@ -48,7 +48,7 @@ class CallbackStates:
         self._callbacks = [c for c in found if not isinstance(c, Progress)]  # which depends on the terminal
         if any(isinstance(c, keras.callbacks.BackupAndRestore) for c in self._callbacks):
             raise PlanError(
-                "keras.callbacks.BackupAndRestore would bring back an older state than the checkpoints do: remove it "
+                "keras.callbacks.BackupAndRestore would restore an older state than the checkpoints: remove it "
                 "from the callbacks."
             )
         self._before: list[dict[str, Packed]] = [{} for _ in self._callbacks]
@@ -78,7 +78,7 @@ class CallbackStates:
             lost = [f"{name} ({type(value).__name__})" for name, value in _opaque(callback)]
             if lost:
                 self.notes.append(
-                    f"{type(callback).__name__} will not have its {', '.join(lost)} after a restart: give the class "
+                    f"{type(callback).__name__} loses its {', '.join(lost)} when training resumes: give the class "
                     "get_state() and set_state(state) if that matters"
                 )
 

@@ -136,7 +136,7 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray], dict[str,
         if content["format"] != FORMAT:
             raise UnusableError(f"it has format {content['format']!r}, and this version of tfft reads {FORMAT}")
         if content["name"] != folder.name:
-            raise UnusableError(f"it was written as {content['name']!r} and renamed")
+            raise UnusableError(f"it was written as {content['name']!r} and has been renamed")
         data = _checked(folder, ARRAYS, content["files"])
         state = _parsed(bytes(_checked(folder, STATE, content["files"], _LARGEST_TEXT)), "state")
         return content, _cut(data, content["arrays"]), state
@@ -150,7 +150,7 @@ def _checked(folder: Path, name: str, files: Mapping[str, Any], largest: int | N
     if len(data) != wanted["bytes"]:
         raise UnusableError(f"{name} has {len(data):,} bytes, expected {int(wanted['bytes']):,}")
     if hashlib.sha256(data).hexdigest() != wanted["sha256"]:
-        raise UnusableError(f"{name} is damaged: its content does not have the hash that was written down")
+        raise UnusableError(f"{name} is damaged: its content does not match its recorded hash")
     return data
 
 

@@ -78,9 +78,9 @@ def differences(old: Any, new: Any, where: str = "") -> list[str]:
         for key in [*old, *(k for k in new if k not in old)]:
             name = f"{where}.{key}" if where else str(key)
             if key not in new:
-                found.append(f"{name} was {_shown(old[key])} and is not there any more")
+                found.append(f"{name} was {_shown(old[key])} and is now missing")
             elif key not in old:
-                found.append(f"{name} was not there and is {_shown(new[key])}")
+                found.append(f"{name} was missing and is now {_shown(new[key])}")
             else:
                 found += differences(old[key], new[key], name)
         return found
@@ -118,12 +118,12 @@ def verify_or_record(
     found = differences(current_names(was["settings"]), now["settings"])
     drift = differences(was["machine"], now["machine"])
     if not found and (machine == "any" or not drift):
-        return [f"the training goes on though {d}: its weights may differ in the last bits" for d in drift]
-    lines = [f"The training in {folder} was started with other settings, so it cannot go on:"]
+        return [f"training resumes although {d}: the weights may differ in the last bits" for d in drift]
+    lines = [f"The training in {folder} was started with other settings, so it cannot resume:"]
     lines += [f"  - {d}" for d in [*found, *([] if machine == "any" else drift)]]
-    lines.append("Change them back, or choose another folder to start anew (or delete this one).")
+    lines.append("Change them back, or choose another folder to start over (or delete this one).")
     if drift and not found:
-        lines.append("With machine='any' it goes on here, but the weights may differ in the last bits.")
+        lines.append("With machine='any' it resumes here, but the weights may differ in the last bits.")
     raise PlanError("\n".join(lines))
 
 
@@ -155,7 +155,7 @@ def _read(path: Path) -> dict[str, Any]:
         why = "cannot be read"
     raise CheckpointError(
         f"{path} {why}, so the settings of the checkpoints next to it are unknown. Choose another folder, "
-        "or delete this one to start anew."
+        "or delete this one to start over."
     )
 
 

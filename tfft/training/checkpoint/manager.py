@@ -98,7 +98,7 @@ class CheckpointManager:
         self._memory.update(unpack(state["memory"], arrays))
         if self._verbose and is_chief() and self.done:
             names = ", ".join(self.history.audits)
-            print(f"Going on from {self._store.folder / self._base.name}: done are the phases {names}", flush=True)
+            print(f"Resuming from {self._store.folder / self._base.name}: completed phases: {names}", flush=True)
         if state["l2"] is not None:  # which a phase that solves the head has found
             heads.set_l2(self._model, state["l2"])
         job.epochs_before = len(self.history.rows)

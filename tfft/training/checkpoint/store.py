@@ -170,7 +170,7 @@ class CheckpointStore:
             try:
                 found = self._read_with_base(name)
             except UnusableError as why:
-                self.notes.append(f"{self.folder / name} was passed over: {why}.")
+                self.notes.append(f"{self.folder / name} was skipped: {why}.")
                 self._bad.add(name)
                 continue
             self._base = name if found.is_base else None if found.base is None else found.base.name
@@ -236,7 +236,7 @@ class CheckpointStore:
         else:
             why = f"{error.strerror or error}. Choose a folder that this user can write to"
         good = next((name for name in self._names() if name not in self._bad), None)
-        last = "There is no earlier one" if good is None else f"The last good one, {good}, is as it was"
+        last = "There is no earlier one" if good is None else f"The last good one, {good}, is unchanged"
         return f"A checkpoint could not be written to {self.folder}: {why}. {last}."
 
 
@@ -261,7 +261,7 @@ def _lock(folder: Path) -> tuple[int, bool]:
                 owner = os.read(descriptor, 32).decode("ascii", "replace").strip()
                 os.close(descriptor)
                 raise CheckpointError(
-                    f"Another process{f' (number {owner})' if owner else ''} is writing checkpoints to {folder}. "
+                    f"Another process{f' (process ID {owner})' if owner else ''} is writing checkpoints to {folder}. "
                     "Wait for it, stop it, or choose another folder."
                 ) from error
         if _is_at(descriptor, folder / LOCK):
