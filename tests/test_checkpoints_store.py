@@ -300,7 +300,7 @@ def test_two_processes_do_not_write_to_one_folder(tmp_path):
             (tmp_path / "said").write_text(str(error))
 
     in_child(work)
-    assert f"Another process (number {os.getpid()}) is writing checkpoints" in (tmp_path / "said").read_text()
+    assert f"Another process (process ID {os.getpid()}) is writing checkpoints" in (tmp_path / "said").read_text()
     assert CheckpointStore(tmp_path).load().state == {"n": 1}
     CheckpointStore(tmp_path).release()
     in_child(work)

@@ -364,7 +364,7 @@ def test_export_makes_the_next_version(run, tmp_path, capsys):
     card = (tmp_path / "served" / "1" / "assets" / "model_card.md").read_text()
     assert "accuracy" in card
     assert main(["export", str(run), str(tmp_path / "served" / "1")]) == 1
-    assert "Version 1 exists already" in capsys.readouterr().err
+    assert "Version 1 already exists" in capsys.readouterr().err
 
 
 # --- errors ------------------------------------------------------------------------------------------------------

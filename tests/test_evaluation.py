@@ -131,7 +131,7 @@ def test_what_cannot_be_measured_is_refused(three):
         evaluate(echo(heads.regression(), 1), dataset(np.zeros((2, 1)), np.array([0.0, np.nan])))
     with pytest.raises(DataError, match="dataset with examples"):
         evaluate(model, dataset(np.zeros((0, 3)), np.zeros(0, "int32")))
-    with pytest.raises(DataError, match="never ends"):
+    with pytest.raises(DataError, match="repeats without end"):
         evaluate(model, dataset(np.zeros((3, 3)), np.zeros(3, "int32")).repeat())
     with pytest.raises(DataError, match="inputs, labels"):
         evaluate(model, tf.data.Dataset.from_tensors(np.zeros((1, 3))))

@@ -19,6 +19,7 @@ from tfft.freezing import unfreeze
 from tfft.plans import named
 from tfft.recipes import budget, choosing, expectation, finetune, trial
 from tfft.recipes.run_data import load_run_data
+from tfft.registry import ScoreDisplay
 from tfft.training.step_time import step_time
 
 QUICK = {"verbose": False, "cache": "memory", "batch_size": 8}
@@ -171,7 +172,10 @@ def test_the_inner_split_takes_training_examples_only_and_keeps_groups_together(
 
 def scored(value):
     return types.SimpleNamespace(
-        value=value, interval=(value - 0.04, value + 0.04), lower_is_better=False, metric="accuracy"
+        value=value,
+        interval=(value - 0.04, value + 0.04),
+        lower_is_better=False,
+        display=ScoreDisplay("accuracy"),
     )
 
 

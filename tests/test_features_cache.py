@@ -336,7 +336,7 @@ def test_without_labels_there_is_no_dataset(model):
 def test_what_is_said(model, tmp_path, capsys):
     get(model, cache=tmp_path, verbose=2)
     first = capsys.readouterr().out.splitlines()
-    assert first[0] == f"Features of net: 12 float32 each, 0.0 MB for 12 examples, kept in {tmp_path}."
+    assert first[0] == f"Features of net: 12 float32 each, 0.0 MB for 12 examples, stored in {tmp_path}."
     assert first[1].startswith("Features of 12 examples: ")
     get(model, cache=tmp_path, verbose=2)
     assert "12 examples, read from" in capsys.readouterr().out

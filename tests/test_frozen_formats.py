@@ -245,7 +245,7 @@ def test_a_tensor_that_no_machine_holds_is_refused(place):
 @pytest.mark.parametrize("content", [b"", b"no model at all", b"\0\0\0\0TFL3", b"\xff\xff\xff\xffTFL3" + b"\xff" * 64])
 def test_damaged_litert_models_are_refused(tmp_path, content):
     (tmp_path / "bad.tflite").write_bytes(content)
-    with pytest.raises(SavedModelError, match="is no LiteRT model|is damaged|cannot open"):
+    with pytest.raises(SavedModelError, match="is not a LiteRT model|is damaged|cannot open"):
         tfft.load_backbone(str(tmp_path / "bad.tflite"))
 
 

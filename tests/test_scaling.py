@@ -673,7 +673,7 @@ def test_everything_wrong_with_a_phase_is_in_one_message():
         )
     message = str(caught.value)
     for words in (
-        "no optimizer 'admaw'. Did you mean 'adamw'", "no schedule 'cosin'. Did you mean 'cosine'", "weight_decay must",
-        "global_clipnorm must", "'x' matches no block", "at least one step",
+        "unknown optimizer 'admaw'. Did you mean 'adamw'", "schedule 'cosin'. Did you mean 'cosine'",
+        "weight_decay must", "global_clipnorm must", "'x' matches no block", "at least one step",
     ):  # fmt: skip
         assert words in message

@@ -147,7 +147,7 @@ def test_training_goes_on_at_the_same_rate_after_saving(name, tmp_path: pathlib.
 
 
 def test_unknown_name():
-    with pytest.raises(PlanError, match=r"no schedule 'one-cycle'. Did you mean 'one_cycle'\? Schedules: cosine, "):
+    with pytest.raises(PlanError, match=r"Unknown schedule 'one-cycle'. Did you mean 'one_cycle'\? Schedules: cos"):
         build_schedule(Phase("p", 1, 1, PEAK, schedule="one-cycle"), 10)
 
 

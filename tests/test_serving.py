@@ -83,7 +83,7 @@ def test_status_and_metadata(asked):
         ("{}", "either 'instances'"),
         ('{"instances": []}', "at least one example"),
         ('{"instances": [1.5]}', "cannot use these values"),
-        ('{"instances": [{"words": "a"}]}', "Number 0 is another one"),
+        ('{"instances": [{"words": "a"}]}', "expected objects with text; the one at position 0 has other names"),
         ('{"inputs": {"words": ["a"]}}', "inputs: expected an object with"),
         ('{"signature_name": "serving_defualt", "instances": ["a"]}', "Did you mean 'serving_default'"),
     ],

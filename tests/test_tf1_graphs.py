@@ -104,7 +104,7 @@ def test_a_table_of_tf1_works_in_a_fresh_process(tmp_path):
 def test_what_is_not_carried_is_seen_when_a_block_is_made(tmp_path):
     graph = tf.compat.v1.GraphDef()
     node = graph.node.add(name="vocabulary", op="HashTableV2")
-    with pytest.raises(SavedModelError, match=r"block 'a' needs .*vocabulary \(HashTableV2\)"):
+    with pytest.raises(SavedModelError, match=r"block 'a' depends on .*vocabulary \(HashTableV2\)"):
         check_carried(graph, "block 'a'")
     (tmp_path / "saved_model.pb").write_bytes(b"")
     (tmp_path / "assets").mkdir()

@@ -133,7 +133,7 @@ def _columns(instances: Any, specs: Mapping[str, Any]) -> dict[str, list[Any]]:
     wrong = [i for i, one in enumerate(instances) if not isinstance(one, dict) or set(one) != set(specs)]
     if wrong:
         raise DataError(
-            f"instances: expected objects with {join_names(specs)}. Received another one at position {wrong[0]}."
+            f"instances: expected objects with {join_names(specs)}; the one at position {wrong[0]} has other names."
         )
     return {name: [one[name] for one in instances] for name in specs}
 
