@@ -50,7 +50,7 @@ def copy_findings(
     yield from counted(within, "copy", "warning", words, "remove all but one; they stay on one side of the split")
     yield from counted(
         alike, "near-copy", "note", "images look like duplicates of another one in their class",
-        f"look at them; they stay on one side of the split of a split that tfft makes{but}",
+        f"look at them; they stay on one side of a split that tfft makes{but}",
     )  # fmt: skip
 
 

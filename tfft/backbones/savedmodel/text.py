@@ -17,7 +17,7 @@ from tfft.layers.tokenize import Tokenize
 from tfft.specs import Pooling, TextSpec
 
 MASK = "input_mask"
-_LIMIT = 512  # tokens, where no table of positions tells
+_LIMIT = 512  # tokens, if there is no table of position embeddings to read it from
 _POOLINGS: dict[str, Pooling] = {"cls": "cls", "mean": "mean", "pooled_output": "none"}
 
 
