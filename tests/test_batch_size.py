@@ -1,6 +1,7 @@
 """Batch sizes found by real steps: what is tried, what is chosen, and that nothing is left behind."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -108,12 +109,21 @@ def test_everything_is_put_back_after_a_size_that_does_not_fit():
         find_batch_size(network(Wide(bursts_at=1)), examples())
 
 
+def in_process(code, *, onednn):
+    """Run code in a process of its own, with or without oneDNN, which is on or off by default depending on the CPU."""
+    environment = {**os.environ, "TF_ENABLE_ONEDNN_OPTS": str(int(onednn))}
+    folder = pathlib.Path(__file__).parent
+    return subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
+
+
 def trials_within(allowed):
     """Print the trials of searches with so many megabytes allowed, as JSON; for a process of its own."""
     found = {}
     for name, options in {"plain": {}, "from 64": {"start": 64}}.items():
         result = find_batch_size(network(Wide()), examples(200), memory=allowed, **options)
         found[name] = [result.largest, [[t.size, t.megabytes] for t in result.trials], result.reason]
+    tiny = find_batch_size(network(Wide()), examples(200), memory=1)
+    assert ([t.size for t in tiny.trials], tiny.size) == ([1], 1)
     print(json.dumps(found))
 
 
@@ -122,16 +132,19 @@ def test_no_batch_takes_more_memory_than_allowed():
     # The statistics are those of the process, in which other tests have models and pipelines.
     allowed = 24  # an example takes one megabyte
     code = f"import test_batch_size; test_batch_size.trials_within({allowed})"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=pathlib.Path(__file__).parent, capture_output=True, text=True, check=True
-    )
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = json.loads(in_process(code, onednn=True).stdout.splitlines()[-1])
     for largest, trials, reason in found.values():
         assert largest == 16
         assert {size: round(megabytes) for size, megabytes in trials}.items() <= {1: 1, 8: 8, 16: 16}.items()
         assert "32 would take about 32 MB of the 24 allowed" in reason
-    tiny = find_batch_size(network(Wide()), examples(200), memory=1)
-    assert ([t.size for t in tiny.trials], tiny.size) == ([1], 1)
+
+
+@pytest.mark.nightly
+def test_a_limit_of_memory_that_cannot_be_measured_is_refused():
+    code = "import test_batch_size as t; t.find_batch_size(t.network(), t.examples(), memory=24)"
+    failed = in_process(code, onednn=False)
+    assert "PlanError: Expected a device whose memory TensorFlow counts, for memory=24" in failed.stderr
+    assert "TF_ENABLE_ONEDNN_OPTS=1" in failed.stderr
 
 
 @pytest.mark.nightly

@@ -57,7 +57,7 @@ def test_pictures_that_are_all_alike_are_not_copies(tmp_path):
         drawings.append(Image.fromarray((canvas * random.uniform(0.8, 1)).astype(np.uint8)))
     found = find_duplicates(facts_of(tmp_path, drawings))
     assert {copy.kind for copy in found.pairs} <= {"pixels", "file"}
-    assert "near duplicates are not searched: unrelated images" in found.note
+    assert "near duplicates are not searched for: unrelated images" in found.note
 
 
 def test_one_colour_and_very_many_pictures_are_not_compared(tmp_path, monkeypatch):
@@ -125,7 +125,7 @@ def test_repetitive_patterns_that_are_alike_by_chance_are_not_copies(tmp_path):
     random = np.random.default_rng(0)
     found = find_duplicates(facts_of(tmp_path, [stripes(random) for _ in range(400)]))
     assert found.pairs == ()
-    assert "are not searched: unrelated images of this set are as similar as duplicates" in found.note
+    assert "are not searched for: unrelated images of this set are as similar as duplicates" in found.note
 
 
 def symbol(text, at=(8, 2), size=36):

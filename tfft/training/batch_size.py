@@ -99,14 +99,14 @@ def find_batch_size(
         limit: Largest size to try. Defaults to 1024, or to 32 on a CPU if memory cannot be measured (TensorFlow without
             oneDNN, or not on Linux without ``memory``). Never more than the number of examples, if known.
         memory: Megabytes that tensors may take. Defaults to all of a GPU, and on a CPU to the current use plus 80 % of
-            the available memory.
+            the available memory. On a CPU it needs oneDNN, which some have only with ``TF_ENABLE_ONEDNN_OPTS=1``.
 
     Returns:
         The size, the trials and the reason.
 
     Raises:
-        PlanError: If the model is not compiled or has its own training step, a setting is not positive, or not even one
-            example fits.
+        PlanError: If the model is not compiled or has its own training step, a setting is not positive, not even one
+            example fits, or ``memory`` is given and TensorFlow cannot measure it.
         DataError: If there is no example.
 
     Example:
@@ -118,6 +118,11 @@ def find_batch_size(
     _check(model, start, limit, memory)
     rows, known = _rows(examples)
     meter = _Meter(memory)
+    if memory is not None and meter.blind:
+        raise PlanError(
+            f"Expected a device whose memory TensorFlow counts, for memory={memory!r}. Received: a CPU without oneDNN. "
+            "Set TF_ENABLE_ONEDNN_OPTS=1 before TensorFlow is imported, or use limit= in place of memory=."
+        )
     highest = limit or (max(_BLIND_CAP, start) if meter.blind else _CAP)
     highest = min(highest, known or highest)
     with restored(model):

@@ -21,7 +21,7 @@ _CANDIDATES = 18  # maximum number of different bits of the 64-bit hash
 EXACT = 0.8  # minimum correlation of low frequencies over small crops for comparing all
 _GLANCE = 0.5  # minimum correlation without shifting; true duplicates have more
 _ROWS, _COLUMNS = 32, 8192  # hashes compared at a time, to fit into the processor cache
-_PAIRS, _FEW = 2048, 128  # pairs at a time; for pairs with crops, which take 28 times the memory
+_PAIRS = 2048  # pairs at a time
 _HALF, _QUARTER = "rotated by a half turn", "rotated by a quarter turn"
 _BOTH = f"mirrored and {_QUARTER}"
 _TURNS = ("", "mirrored", f"mirrored and {_HALF}", _HALF, _BOTH, _QUARTER, _QUARTER, _BOTH)
@@ -142,6 +142,17 @@ class _Seen:
         """Return the low frequencies of small crops of some images, with length 1, [S, 28, 64]."""
         return self._slow_crops[self._place[some]]
 
+    def best_crops(self, some: np.ndarray, whole: np.ndarray) -> np.ndarray:
+        """Return the largest correlation of small crops of some images with others [S, 32, 32]; see `vectors`."""
+        places = self._place[some]
+        order = np.argsort(places, kind="stable")
+        starts = np.flatnonzero(np.diff(places[order], prepend=-1))
+        found = np.empty(len(some), np.float32)
+        for pairs in np.split(order, starts[1:]):  # an image of many pairs is cropped once
+            crops = normal(_crops(_square(self._vectors[places[pairs[0]]])))
+            found[pairs] = (_flat(whole[pairs]) @ crops.T).max(axis=1)
+        return found
+
     @functools.cached_property
     def _slow_crops(self) -> np.ndarray:
         crops = (_flat(self._strengths) @ _wave_crops()).reshape(len(self._strengths), -1, 64)
@@ -160,22 +171,14 @@ def _laid_over(one: _Seen, other: _Seen, way: int, exact_from: float) -> np.ndar
     back = _rough_crop(other.slow_crops(near), _turned_waves(one.strengths[near], BACK[way]))
     found[near] = np.maximum(forth, back)
     near = near[found[near] > exact_from]
-    for few in np.split(near, range(_FEW, len(near), _FEW)):
-        own, others = one.vectors(few), other.vectors(few)
-        found[few] = np.maximum(_best_crop(own, turn(others, way)), _best_crop(others, turn(own, BACK[way])))
+    if len(near):
+        forth = one.best_crops(near, turn(other.vectors(near), way))
+        found[near] = np.maximum(forth, other.best_crops(near, turn(one.vectors(near), BACK[way])))
     return found
 
 
-def _best_crop(cropped: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """Return the largest correlation of small crops of images with others, all of mean 0 and length 1 [P, 32, 32]."""
-    crops = _flat(_crops(cropped))
-    squares = np.einsum("ncd,ncd->nc", crops, crops) - crops.sum(axis=-1) ** 2 / crops.shape[-1]
-    both = np.matmul(crops, _flat(whole)[:, :, None])[:, :, 0]
-    return (both / np.sqrt(np.maximum(squares, 1e-12))).max(axis=1)
-
-
 def _rough_crop(crops: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """Approximate :func:`_best_crop` from the 64 lowest frequencies only, [P, 28, 64] and [P, 8, 8]."""
+    """Approximate :meth:`_Seen.best_crops` from the 64 lowest frequencies only, [P, 28, 64] and [P, 8, 8]."""
     slow = _flat(whole)
     both = np.matmul(crops, slow[:, :, None])[:, :, 0]
     return (both / np.maximum(np.linalg.norm(slow[:, 1:], axis=1), 1e-6)[:, None]).max(axis=1)
@@ -227,9 +230,10 @@ def _hashes(strengths: np.ndarray) -> np.ndarray:
     return np.packbits(bits, axis=1).view(np.uint64)[:, 0]
 
 
-def _crops(pictures: np.ndarray) -> np.ndarray:
-    """Return images [N, 32, 32] whole and cropped by up to 10 % of a side at nine places, [N, 28, 32, 32]."""
-    return np.stack([down @ pictures @ across.T for down, across in _windows()], axis=1)
+def _crops(picture: np.ndarray) -> np.ndarray:
+    """Return an image [32, 32] whole and cropped by up to 10 % of a side at nine places, [28, 32, 32]."""
+    down, across = _window_matrices()
+    return down @ picture @ across
 
 
 @functools.cache
@@ -238,6 +242,13 @@ def _wave_crops() -> np.ndarray:
     waves = _cosines()
     small = [(waves @ down @ waves.T, waves @ across @ waves.T) for down, across in _windows()]
     return np.ascontiguousarray(np.concatenate([np.kron(down, across) for down, across in small]).T)
+
+
+@functools.cache
+def _window_matrices() -> tuple[np.ndarray, np.ndarray]:
+    """Return the matrices of all windows, to multiply an image with from the left and from the right, [28, 32, 32]."""
+    downs, acrosses = zip(*_windows(), strict=True)
+    return np.stack(downs), np.stack([across.T for across in acrosses])
 
 
 @functools.cache
