@@ -69,7 +69,8 @@ def _picture(path: pathlib.Path, side: int) -> np.ndarray:
 
 
 def _digits() -> Set:
-    return Set(*plans.digits(), {"image_size": 64})
+    train, test = plans.digits()
+    return Set(train, test, {"image_size": 64})
 
 
 def _textures() -> Set:
@@ -107,7 +108,8 @@ def _patches(pictures: list[np.ndarray], side: int) -> Set:
 
 
 def _ants_bees(folder: pathlib.Path, side: int) -> Set:
-    return Set(*plans.photos(folder / "ants_bees", side), {"image_size": side})
+    train, test = plans.photos(folder / "ants_bees", side)
+    return Set(train, test, {"image_size": side})
 
 
 def _sign_digits(folder: pathlib.Path, side: int) -> Set:
@@ -177,7 +179,8 @@ def _raccoon(folder: pathlib.Path, side: int) -> Set:
 
 
 def _fsdd_digits(folder: pathlib.Path, side: int) -> Set:
-    return Set(*plans.sounds(folder / "fsdd"), {"image_size": 64})
+    train, test = plans.sounds(folder / "fsdd")
+    return Set(train, test, {"image_size": 64})
 
 
 def _fsdd_speakers(folder: pathlib.Path, side: int) -> Set:

@@ -253,10 +253,10 @@ def _safetensors(folder: pathlib.Path) -> pathlib.Path:
     return path
 
 
-def _read_safetensors(path: pathlib.Path) -> object:
+def _read_safetensors(path: pathlib.Path) -> None:
     from tfft.backbones.huggingface import check_sizes
 
-    return check_sizes(path.parent)
+    check_sizes(path.parent)
 
 
 def _keras(folder: pathlib.Path) -> pathlib.Path:

@@ -46,7 +46,7 @@ def run(way: str, options: argparse.Namespace, seed: int) -> dict[str, float]:
     epochs = [row["seconds"] for row in done.history.rows if row["learning_rate"]]
     keras.backend.clear_session()
     return {
-        "dev": done.final.accuracy, "test": test.accuracy, "seconds": seconds, "epochs": len(epochs),
+        "dev": done.final_scores.accuracy, "test": test.accuracy, "seconds": seconds, "epochs": len(epochs),
         "epoch": statistics.median(epochs) if epochs else 0.0,
     }  # fmt: skip
 

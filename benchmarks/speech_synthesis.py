@@ -16,7 +16,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -206,4 +205,4 @@ def train_and_measure(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

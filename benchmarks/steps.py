@@ -15,6 +15,11 @@ import statistics
 import subprocess
 import sys
 import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
 
 WAYS = ("keras", "tfft", "tfft, memory advised")
 CASES = {
@@ -108,7 +113,7 @@ def _layers(model: object) -> list[object]:
     return [layer for layer in flatten_layers(model) if getattr(layer, "is_tfft_block", False)]
 
 
-def _multiply_adds(model: object, inputs: object) -> int:
+def _multiply_adds(model: keras.Model, inputs: tf.Tensor) -> int:
     import tensorflow as tf
 
     from tfft.backbones.savedmodel.block_graph import count_multiply_adds

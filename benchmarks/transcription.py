@@ -17,6 +17,7 @@ import statistics
 import tempfile
 import time
 import wave
+from collections.abc import Iterable
 
 import common
 import numpy as np
@@ -102,7 +103,7 @@ def read(folder: pathlib.Path) -> dict[str, dict[int, list[np.ndarray]]]:
 def write(
     place: pathlib.Path,
     voices: dict[str, dict[int, list[np.ndarray]]],
-    speakers: object,
+    speakers: Iterable[str],
     count: int,
     random: np.random.Generator,
     texts: set[str],

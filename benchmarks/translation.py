@@ -15,7 +15,7 @@ import argparse
 import dataclasses
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import keras
 import numpy as np
@@ -26,6 +26,7 @@ from tfft.tasks.text_to_text.data import PairExamples, read_pairs
 from tfft.tasks.text_to_text.decoding import Generator, tokenizer_of
 from tfft.tasks.text_to_text.evaluator import text_scores
 from tfft.tasks.text_to_text.floors import nearest_targets
+from tfft.tasks.text_to_text.head import TextToTextHead
 
 CURVE = 200  # held-out pairs that are decoded after each epoch
 
@@ -63,8 +64,8 @@ def translated(model: keras.Model, pairs: PairExamples, beam_size: int = 1) -> l
     """Return the translations of sources, 64 at a time."""
     import tensorflow as tf
 
-    head = dataclasses.replace(tfft.heads.from_model(model), beam_size=beam_size)
-    generator, tokenizer = Generator.of(model, head), tokenizer_of(model)  # type: ignore[arg-type]
+    head = dataclasses.replace(cast(TextToTextHead, tfft.heads.from_model(model)), beam_size=beam_size)
+    generator, tokenizer = Generator.of(model, head), tokenizer_of(model)
     key = ("decode", beam_size)
     known = model.__dict__.setdefault("_benchmark_decoders", {})
     if key not in known:
