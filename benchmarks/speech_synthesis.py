@@ -2,11 +2,13 @@
 
     python benchmarks/speech_synthesis.py sentences.txt --flite /usr/bin/flite --copy 30
     python benchmarks/speech_synthesis.py sentences.txt --train 300 --test 30 --minutes 10
+    python benchmarks/speech_synthesis.py sentences.txt --voice rms --train 90 --backbone run-of-slt --like slt
 
 Sentences (the first column of a text file, one per line) are spoken by flite (Debian package ``flite``); it prints the
 end of each phone (``-psdur``), which are the gold durations. Copy synthesis (real log-mel frames through Griffin-Lim)
 is measured first: no model with this vocoder can be better. The recogniser is pocketsphinx (``pip install pocketsphinx
-jiwer``), which shares nothing with the model. It is weak, so only differences count.
+jiwer``), which shares nothing with the model. It is weak, so only differences count. With ``--like`` a speaker encoder
+(:mod:`speaker_encoder`) compares the clips with the voice and with another one, of which a run was the backbone.
 """
 
 from __future__ import annotations
@@ -146,6 +148,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="time limit of the training")
     parser.add_argument("--backbone", default="voice-small", help="or the run of another voice")
     parser.add_argument("--unfreeze", default="auto")
+    parser.add_argument("--like", metavar="VOICE", help="another voice to compare with, that of the backbone")
     options = parser.parse_args()
     texts = sentences_of(options.sentences)
     texts = texts[: max(options.copy, options.train + options.test)]
@@ -202,6 +205,26 @@ def train_and_measure(
         len(said),
     )
     show("synthesised, unseen sentences", judge.word_error_rate(made, said), len(said))
+    if options.like:
+        real = copies(read_clips(folder, rows[-len(said) :]))
+        compare_speakers(options, {"synthesised": made, "copy synthesis": real}, read_clips(folder, rows[:20]), texts)
+
+
+def compare_speakers(
+    options: argparse.Namespace,
+    made: dict[str, list[tuple[np.ndarray, int]]],
+    voice: list[tuple[np.ndarray, int]],
+    texts: list[str],
+) -> None:
+    """Print how alike clips are to the voice that was learned, and to the one that the backbone spoke with."""
+    from speaker_encoder import SpeakerEncoder
+
+    encoder, folder = SpeakerEncoder(), options.folder / f"{options.like}-20"
+    other = read_clips(folder, corpus(options.flite, options.like, texts[:20], folder))
+    for name, clips in {**made, f"flite {options.like}": other}.items():
+        for speaker, known in ((options.voice, voice), (options.like, other)):
+            found, low, high = encoder.similarity(clips, known)
+            print(f"{name:20} speaker similarity to {speaker:6} {found:.3f} ({low:.3f} to {high:.3f})", flush=True)
 
 
 if __name__ == "__main__":
