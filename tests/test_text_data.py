@@ -161,7 +161,7 @@ def test_the_report_tells_what_is_odd():
         ("review,stars\na,1\nb,2\n", {"text": "reveiw"}, r"no column 'reveiw'.*Did you mean 'review'"),
         ("review,stars\na,1\nb,2\n", {"label": "label"}, r"no column 'label'.*It has: 'review', 'stars'"),
         ("review,stars\na,1\nb,1\n", {}, "all 2 examples have the label '1'"),
-        ("review,stars\na,1\nb\nc,2\n", {}, r"r.csv:3 has 1 fields. Expected 2"),
+        ("review,stars\na,1\nb\nc,2\n", {}, r"r.csv:3 has 1 field. Expected 2"),
         ('review,stars\na,1\n"b,2\nc,3\nd,4\n', {}, r"r.csv:3 has a quote that is not closed"),
         ('review,stars\na,1\n"b" x,2\n', {}, r"r.csv:3 has a quote that is not closed, or closed too early"),
         ("", {}, "is empty"),

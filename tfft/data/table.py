@@ -16,7 +16,7 @@ from typing import Any
 
 from tfft.console.output import say
 from tfft.data.dialect import DELIMITER_NAMES, decode_table, find_delimiter, looks_like_data
-from tfft.errors import DataError, did_you_mean, join_names, raise_problems
+from tfft.errors import DataError, did_you_mean, join_names, quantity, raise_problems
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
 _SHOWN = 20  # faults of one file in a message
@@ -122,7 +122,7 @@ def _separated(path: Path, text: str, delimiter: str, header: bool) -> Table:
     for fields, place in zip(read, places, strict=True):
         if len(fields) != width:
             hint = f" Does a field contain an unquoted {delimiter!r} or quote?" if delimiter != "\t" else ""
-            faults.append(f"{place} has {len(fields)} fields. Expected {width}.{hint}")
+            faults.append(f"{place} has {quantity(len(fields), 'field')}. Expected {width}.{hint}")
     _raise(path, faults)
     return Table(header_row, tuple(read), tuple(places), str(path))
 
