@@ -9,6 +9,7 @@ import tensorflow as tf
 from tfft.data import to_dataset
 from tfft.data.sampling import rows
 from tfft.errors import DataError
+from tfft.inspection import check_splits
 from tfft.modalities.text import load_texts
 
 WORDS = ["good film", "bad film", "fine 你好 😀", "wörse", 'a "quoted", one', "two\nlines"]
@@ -74,7 +75,8 @@ def test_equal_texts_stay_on_one_side_and_every_class_is_held_out():
         assert not sides[0] & sides[1]
         assert set(splits.validation.labels) == {0, 1}
         assert 8 <= len(splits.validation) <= 18
-    assert splits.report.duplicates == 40
+    [copies] = [each for each in check_splits(splits).findings if each.kind == "copy"]
+    assert len(copies.items) == 40
     again, other = (load_texts((texts, labels), seed=seed) for seed in (4, 0))
     assert again.validation.places == splits.validation.places != other.validation.places
     assert again.train.fingerprint() == splits.train.fingerprint() != other.train.fingerprint()
@@ -140,16 +142,17 @@ def test_batches_of_texts():
 
 def test_the_report_tells_what_is_odd():
     texts = ["", "same", "Same ", "  ", "long " * 700, "ünd", "x", "y"]
-    report = load_texts((texts, ["a", "a", "b", "a", "b", "A", "a", "A"])).report
-    assert report.empty == ("example 0", "example 3")
-    assert set(report.contradicting) == {"example 1", "example 2"}
+    splits = load_texts((texts, ["a", "a", "b", "a", "b", "A", "a", "A"]))
+    report, found = splits.report, {each.kind: each for each in check_splits(splits).findings}
+    assert {item.name for item in found["empty-text"].items} == {"example 0", "example 3"}
+    [item] = [item for item in found["conflict"].items if "same" in texts[int(item.name[-1])].casefold()]
+    assert {item.name, item.other} == {"example 1", "example 2"}
+    assert "class names differ only by case" in str(found["class-twins"])
     assert (report.longest, report.longest_place) == (3500, "example 4")
     assert report.other_scripts == pytest.approx(1 / 8)
     shown = str(report)
     for words in (
-        "2 texts are empty",
         "3,500 characters (example 4)",
-        "the classes 'A', 'a' differ only by case",
         "512 on",
     ):
         assert words in shown

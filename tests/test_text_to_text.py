@@ -15,6 +15,7 @@ from tfft.backbones.transformer import END, START, transformer
 from tfft.data.batches import BatchOptions
 from tfft.errors import DataError, PlanError
 from tfft.exporting import serving_functions
+from tfft.inspection import check_splits
 from tfft.tasks.text_to_text.adapting import adapted_pairs
 from tfft.tasks.text_to_text.batching import cuts
 from tfft.tasks.text_to_text.checks import swapped
@@ -147,7 +148,7 @@ def test_empty_sides_are_skipped_or_an_error():
     sources, targets = sentences(40)
     targets[3] = " "
     assert str(read_pairs((sources, targets)).skipped[0]) == "pair 3 has an empty side (target)"
-    with pytest.raises(DataError, match="1 pairs of the lists cannot be used: .*pair 3 has an empty side"):
+    with pytest.raises(DataError, match="1 pair of the lists cannot be used: .*pair 3 has an empty side"):
         read_pairs((sources, targets), strict=True)
     with pytest.raises(DataError, match="21 pairs of the lists"):
         read_pairs((sources, [""] * 21 + targets[21:]))
@@ -155,9 +156,8 @@ def test_empty_sides_are_skipped_or_an_error():
 
 def test_equal_sides():
     sources, targets = sentences(40)
-    assert "1 pair has equal sides, which teaches the model to copy: pair 0" in str(
-        load_pairs((sources, [sources[0], *targets[1:]])).report
-    )
+    splits = load_pairs((sources, [sources[0], *targets[1:]]))
+    assert "1 pair has equal sides, which teaches the model to copy" in str(check_splits(splits))
     with pytest.raises(DataError, match="Both sides are equal in 40 of 40 pairs"):
         load_pairs((sources, sources))
 
@@ -168,13 +168,55 @@ def test_swapped_pairs_are_found_by_their_words():
     assert swapped(sources, targets) == [7]
 
 
+def test_pairs_that_teach_the_wrong_thing_are_found_with_their_places():
+    sources, targets = sentences(200)
+    assert [each.kind for each in check_splits(load_pairs((sources, targets))).findings] == ["copy"]
+    sources[7], targets[7] = "eins zwei hund katze", "cat dog two one"
+    sources[20] = " ".join(["dog"] * 10_000)
+    targets[30] = " ".join(["hund"] * 40)
+    targets[40] = "MÃ¤nner"
+    targets[50:80] = ["TODO"] * 30
+    sources[90], targets[90] = sources[91], targets[91]
+    found = {each.kind: each for each in check_splits(load_pairs((sources, targets))).findings}
+    places = {kind: {item.name for item in each.items} for kind, each in found.items()}
+    assert "pair 91" in places.pop("copy")
+    assert places.pop("filler") == {f"pair {at}" for at in range(50, 80)}
+    assert places == {
+        "swapped": {"pair 7"}, "longer": {"pair 20"}, "uneven": {"pair 30"}, "mojibake": {"pair 40"},
+    }  # fmt: skip
+    assert "pairs have the target 'TODO'" in found["filler"].message
+
+
+def test_texts_without_spaces_are_scored_by_their_characters():
+    targets = ["这是一个测试句子。", "今天天气很好。", "我喜欢学习语言。"]
+    written = ["这是一个测试的句子。", "今天天气好。", "我喜欢学语言。"]
+    found = text_scores(written, targets)
+    assert found["bleu"] > 40
+    assert "tok:zh" in found["signature"]
+    assert (
+        "tok:char"
+        in text_scores(written, ["これはペンです。", "今日はいい天気です。", "私は語学が好きです。"])["signature"]
+    )
+    assert "tok:13a" in text_scores(["a dog"], ["a dog, 犬"])["signature"]
+
+
+def test_a_script_of_many_characters_gets_a_vocabulary():
+    draw = random.Random(0)
+    targets = ["".join(chr(draw.randint(0x4E00, 0x4E00 + 900)) for _ in range(8)) for _ in range(200)]
+    sources, _ = sentences(200)
+    found = adapted_pairs(load_pairs((sources, targets)), transformer(width=32, blocks=1, heads=2, inner=64))
+    assert "unknown" not in " ".join(found.notes)
+    tokens = found.splits.train.tokens.target
+    assert np.median([len(row) for row in tokens]) <= 11  # of eight characters, which are 24 bytes
+
+
 def test_equal_sources_stay_on_one_side_and_given_parts_report_copies():
     sources, targets = sentences(50)
     splits = load_pairs((sources * 2, targets * 2), validation=0.3)
     assert not set(splits.train.sources) & set(splits.validation.sources)
     both = load_pairs({"train": (sources, targets), "validation": (sources[:2], targets[:2])})
     assert both.leaked.tolist() == [0, 1]
-    assert "2 held-out sources are also training sources" in str(both.report)
+    assert "2 held-out sources are also training sources" in str(check_splits(both))
 
 
 def test_long_pairs_are_skipped_with_their_place(adapted):

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--html", metavar="FILE", help="write a page with thumbnails of the findings")
     add_settings(parser, "task", "text", "image", "images", "masks", "ignore")
-    add_settings(parser, "audio", "label", "delimiter", "encoding", "decimal")
+    add_settings(parser, "audio", "label", "target", "delimiter", "encoding", "decimal")
     add_settings(parser, "seed", default=0, help="Seed for the split of texts and for the probe.")
     add_json(parser)
 
@@ -39,6 +39,7 @@ def run(options: argparse.Namespace, print_result: PrintResult) -> int:
             image=options.image,
             audio=options.audio,
             label=options.label,
+            target=options.target,
             task=options.task or "auto",
             images=options.images,
             masks=options.masks,

@@ -77,7 +77,7 @@ def similar_names(names: Sequence[str]) -> Iterator[Finding]:
     same = [group for group in alike.values() if len(group) > 1]
     if same:
         items = tuple(Item(join_names(map(repr, group))) for group in same)
-        message = f"{len(same)} classes have names that differ only by case, spaces or punctuation"
+        message = "some class names differ only by case, spaces or punctuation"
         yield Finding("class-twins", "warning", message, "merge them if they are one class", items)
 
 

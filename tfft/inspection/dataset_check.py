@@ -30,6 +30,7 @@ def check(
     image: str | int | None = None,
     audio: str | int | None = None,
     label: str | int | None = None,
+    target: str | int | None = None,
     task: str = "auto",
     images: str | os.PathLike[str] | None = None,
     masks: str | os.PathLike[str] | None = None,
@@ -55,6 +56,7 @@ def check(
         image: Column with the paths of image files.
         audio: Column with the paths of recordings.
         label: Column with the labels.
+        target: Column with the texts to write, for text to text; for a TMX file its language.
         task: Meaning of the labels, as in :func:`tfft.data.load`, for a task with files of its own.
         images: Folder of the images of an annotation file, for object detection.
         masks: Folder of the masks, as in :func:`tfft.data.load`, like the next one.
@@ -81,7 +83,9 @@ def check(
     start = time.perf_counter()
     form = {"delimiter": delimiter, "encoding": encoding, "decimal": decimal}
     own_files = {"task": task, "images": images, "masks": masks, "ignore": ignore}
-    columns = explicit({"text": text, "image": image, "audio": audio, "label": label, **form, **own_files})
+    columns = explicit(
+        {"text": text, "image": image, "audio": audio, "label": label, "target": target, **form, **own_files}
+    )
     if is_tfds(data):
         copy = local_copy(data, columns, progress)
         settings: dict[str, Any] = {name: copy.settings[name] for name in ROLES}

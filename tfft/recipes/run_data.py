@@ -89,7 +89,7 @@ class RunData:
     @functools.cached_property
     def checked(self) -> DataReport | None:
         """Report of the data check; None if there is nothing to check."""
-        return None if self.splits.items is None else check_splits(self.splits, self.name)
+        return check_splits(self.splits, self.name) if self.splits.train.places else None
 
     @property
     def report(self) -> str:

@@ -54,7 +54,7 @@ def _findings(
         for place, text, label in zip(own.places, _whole(own), own.labels, strict=True)
     ]
     yield from _repeats(rows)
-    yield from _spelling(rows)
+    yield from spelling_findings([(place, text) for _, place, text, _ in rows])
     yield from similar_names(splits.class_names)
     if registry.task(splits.task).exclusive_classes:
         total = Counter(counts["train"]) + Counter(counts["validation"])
@@ -93,7 +93,12 @@ def _repeats(rows: Sequence[tuple[str, str, str, Any]]) -> Iterator[Finding]:
     yield from counted(same, "copy", "note", words, "remove all but one; they are kept on one side")
 
 
-def _spelling(rows: Sequence[tuple[str, str, str, Any]]) -> Iterator[Finding]:
+def spelling_findings(rows: Sequence[tuple[str, str]]) -> Iterator[Finding]:
+    """Yield findings about texts that are empty, very long, wrongly decoded or full of markup.
+
+    Args:
+        rows: Place and text of each example.
+    """
     looks: tuple[tuple[str, Level, str, str, Callable[[str], Any]], ...] = (
         ("empty-text", "warning", "texts have no visible character", "remove them", lambda t: not t.strip()),
         ("long-text", "warning", f"texts are longer than {_LONG:,} characters",
@@ -106,5 +111,5 @@ def _spelling(rows: Sequence[tuple[str, str, str, Any]]) -> Iterator[Finding]:
         ("control", "warning", "texts have control characters", "remove them", _CONTROL.search),
     )  # fmt: skip
     for kind, level, words, remedy, odd in looks:
-        places = [Item(place) for _, place, text, _ in rows if odd(text.replace("\0", " "))]
+        places = [Item(place) for place, text in rows if odd(text.replace("\0", " "))]
         yield from counted(places, kind, level, words, remedy)

@@ -89,7 +89,7 @@ def load_texts(source: Any, *, text: str | int | Sequence[str | int] = "text", *
     parsed = parse_labels(columns, places, task=table.task, separator=table.separator, decimal=table.decimal)
     names = parsed.class_names
     examples = [_examples(part, own, names) for part, own in zip(cleaned, parsed.parts, strict=True)]
-    report = report_on([(e.texts, e.labels, e.places) for e in examples], names)
+    report = report_on([(e.texts, e.places) for e in examples])
     groups = None
     if len(examples) == 1:
         strata = registry.task(parsed.task).strata(examples[0].labels)

@@ -11,7 +11,7 @@ import numpy as np
 from tfft.backbones.base import TOKENS_LAYER, Backbone
 from tfft.backbones.transformer import transformer
 from tfft.data.examples import Skipped, Splits
-from tfft.errors import BackboneError, DataError, join_names
+from tfft.errors import BackboneError, DataError, join_names, quantity
 from tfft.layers.pair_tokenizer import SOURCE, TARGET, PairTokenizer
 from tfft.models import ModelInput
 from tfft.registry import Adapted
@@ -45,12 +45,15 @@ def adapted_pairs(splits: Splits[PairExamples], backbone: Backbone) -> Adapted:
         backbone = _with_vocabulary(backbone, splits.train)
         notes.append(f"vocabulary: {_size(backbone):,} tokens, learned from the training pairs")
     tokenizer: Any = backbone.pair_tokenizer
-    parts, skipped = [], list(splits.skipped)
+    parts, too_long = [], list[Skipped]()
     for part in (splits.train, splits.validation):
         whole = part.tokenized(tokenizer)
         keep, left_out = _fitting(whole, tokenizer)
         parts.append(whole.take(keep))
-        skipped += left_out
+        too_long += left_out
+    if too_long:
+        more = "; ..." if len(too_long) > _SHOWN else ""
+        notes.append(f"{quantity(len(too_long), 'pair')} skipped: {'; '.join(map(str, too_long[:_SHOWN]))}{more}")
     train: Any = parts[0]
     longest = max(map(len, train.tokens.target))
     limit = min(tokenizer.target_length, max(_LEAST, int(_SPARE * longest) + 1))
@@ -60,7 +63,7 @@ def adapted_pairs(splits: Splits[PairExamples], backbone: Backbone) -> Adapted:
         splits.duplicates if len(train) == len(splits.train) and len(parts[1]) == len(splits.validation) else ()
     )
     splits = dataclasses.replace(
-        splits, train=train, validation=parts[1], skipped=tuple(skipped), duplicates=duplicates
+        splits, train=train, validation=parts[1], skipped=(*splits.skipped, *too_long), duplicates=duplicates
     )
     return Adapted(splits, notes=tuple(notes), backbone=backbone)
 
@@ -89,7 +92,7 @@ def _size(backbone: Backbone) -> int:
 def _with_vocabulary(backbone: Backbone, train: PairExamples) -> Backbone:
     """Return the transformer with a vocabulary of the training texts, and its other settings."""
     texts = [*train.sources, *train.labels]
-    tokenizer = learn_vocabulary(texts, vocabulary_size(sum(len(text.split()) for text in texts)))
+    tokenizer = learn_vocabulary(texts, vocabulary_size(texts))
     embeddings, first = backbone.model.get_layer("embeddings"), backbone.model.get_layer("encoder1")
     blocks = sum(layer.name.startswith("encoder") and layer.name[7:].isdecimal() for layer in backbone.model.layers)
     held: Any = backbone.pair_tokenizer

@@ -192,7 +192,7 @@ def load_pairs(
         raise DataError(
             f"Expected pairs for training and for validation. Received: {len(train)} and {len(held)} ({words})."
         )
-    report = report_on(train, held, read[0].columns, [note for found in checked for note in found.notes])
+    report = report_on(train, held, read[0].columns)
     skipped = tuple(one for found in checked for one in found.skipped)
     root = str(source) if isinstance(source, (str, os.PathLike)) else ""
     return Splits(train, held, words, TASK, skipped, duplicates=report.duplicates, report=report, root=root)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import unicodedata
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -19,6 +21,8 @@ from tfft.tasks.text_to_text.head import TextToTextHead
 
 _DRAWS = 1000
 _SAMPLES = 5
+_CHINESE = "CJK"
+_UNSPACED = frozenset({_CHINESE, "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN"})
 
 
 class TextEvaluator(Evaluator):
@@ -89,7 +93,7 @@ def text_scores(written: Sequence[str], targets: Sequence[str], *, draws: int = 
     """Return BLEU and chrF of texts with sacrebleu (Post, "A call for clarity in reporting BLEU scores", 2018).
 
     Intervals are bootstraps over texts (Koehn, "Statistical significance tests for machine translation evaluation",
-    2004).
+    2004). BLEU counts words; in scripts without spaces, characters. The signature names the tokenizer.
 
     Args:
         written: Generated texts.
@@ -104,12 +108,23 @@ def text_scores(written: Sequence[str], targets: Sequence[str], *, draws: int = 
 
     found: dict[str, Any] = {}
     signatures = []
-    for name, metric in (("bleu", BLEU()), ("chrf", CHRF())):
+    for name, metric in (("bleu", BLEU(tokenize=_tokenizer_for(targets))), ("chrf", CHRF())):
         found[name] = float(metric.corpus_score(list(written), [list(targets)]).score)
         signatures.append(f"{name}: {metric.get_signature()}")
         low, high = _interval(metric, written, targets, draws) if draws else (found[name], found[name])
         found |= {f"{name}_low": min(low, found[name]), f"{name}_high": max(high, found[name])}
     return {**found, "signature": "; ".join(signatures)}
+
+
+def _tokenizer_for(targets: Sequence[str]) -> str:
+    """Return the tokenizer of sacrebleu for some texts: ``zh`` for Chinese, ``char`` for other unspaced scripts."""
+    scripts = collections.Counter(
+        unicodedata.name(letter, "").partition(" ")[0] for text in targets for letter in text if letter.isalpha()
+    )
+    unspaced = {script: count for script, count in scripts.items() if script in _UNSPACED}
+    if 2 * sum(unspaced.values()) <= scripts.total():
+        return "13a"
+    return "zh" if set(unspaced) == {_CHINESE} else "char"
 
 
 def _interval(metric: Any, written: Sequence[str], targets: Sequence[str], draws: int) -> tuple[float, float]:

@@ -59,8 +59,10 @@ class TextPairs(TextModality):
     # --- checks
 
     def findings(self, splits: Any, *, notes: list[str]) -> Iterator[Finding]:
-        """Yield nothing: what is wrong with pairs is an error or part of their report."""
-        return iter(())
+        """Yield findings about unusable, swapped, uneven and repeated pairs."""
+        from tfft.tasks.text_to_text.checks import pair_findings
+
+        return pair_findings(splits)
 
     def counts(self, splits: Any) -> dict[str, dict[str, int]]:
         """Return the number of pairs, by part."""

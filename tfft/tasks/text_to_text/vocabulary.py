@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import io
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -15,16 +16,25 @@ from tfft.tasks.text_to_text import INSTALL
 
 _LEAST, _MOST = 400, 8_000  # tokens
 _WORDS = 180  # running words per token of the vocabulary
-_BYTES = 256
+_BYTES, _MARKS = 256, 4  # tokens for single bytes, and for start, end, padding and the unknown
+_COVERAGE = 0.9999  # share of the running characters with a token of their own; the others are spelled as bytes
+_ROOM = 1.5  # tokens per character, for scripts of so many characters that they fill the vocabulary
 
 
-def vocabulary_size(words: int) -> int:
-    """Return the number of tokens for some running words: one for 180, between 400 and 8,000.
+def vocabulary_size(texts: Iterable[str]) -> int:
+    """Return the number of tokens for some texts: one for 180 running words, between 400 and 8,000.
 
     Small vocabularies suit small data (Gowda & May, "Finding the optimal vocabulary size for neural machine
-    translation", 2020), and the logits of all tokens are a large part of the cost.
+    translation", 2020), and the logits of all tokens are a large part of the cost. Scripts of many characters, such as
+    Chinese, take as many tokens as they have characters, and half as many again.
     """
-    return min(_MOST, max(_LEAST, words // _WORDS))
+    characters: collections.Counter[str] = collections.Counter()
+    words = 0
+    for text in texts:
+        characters.update(text)
+        words += len(text.split())
+    own = _BYTES + _MARKS + int(_ROOM * len(characters))
+    return max(min(_MOST, max(_LEAST, words // _WORDS)), own)
 
 
 def learn_vocabulary(texts: Sequence[str], size: int) -> keras.layers.Layer:
@@ -59,7 +69,7 @@ def _trained(texts: Iterable[str], size: int) -> bytes:
     written = io.BytesIO()
     settings: dict[str, Any] = {
         "model_type": "unigram", "vocab_size": size, "hard_vocab_limit": False, "byte_fallback": True,
-        "normalization_rule_name": "identity", "character_coverage": 0.9999, "num_threads": 1,
+        "normalization_rule_name": "identity", "character_coverage": _COVERAGE, "num_threads": 1,
         "pad_id": PAD, "unk_id": UNKNOWN, "bos_id": START, "eos_id": END, "minloglevel": 2,
     }  # fmt: skip
     try:
