@@ -16,12 +16,31 @@ from tfft.errors import BlockError, DataError, ExportError, PlanError, TfftError
 from tfft.evaluation import evaluate
 from tfft.plans import format_plan
 from tfft.recipes import DatasetStats, RunConfig, finetune, load_run, plan_from_yaml, recommend, rerun
+from tfft.recipes.preparing import open_for
+from tfft.recipes.run_data import load_run_data
 from tfft.recipes.run_training import _PhaseResults
 from tfft.specs import InputSpec
 
 slow_fixtures = process_fixtures = ("done",)
 
 FAST = {"head_epochs": 12, "epochs": 2, "batch_size": 8, "learning_rate": (0.2, 0.01), "verbose": False}
+
+
+def test_auto_takes_a_backbone_that_fits_the_data(tmp_path):
+    texts = [f"text number {at}" for at in range(40)]
+    (tmp_path / "reviews.csv").write_text(
+        "text,label\n" + "".join(f"{t},{'ab'[at % 2]}\n" for at, t in enumerate(texts))
+    )
+    assert load_run_data(tmp_path / "reviews.csv", RunConfig()).default_backbone == "minilm"
+    pairs = load_run_data((texts, texts[::-1]), RunConfig(task="text_to_text"))
+    assert pairs.default_backbone == "transformer-small"
+    images = load_run_data((np.zeros((20, 8, 8, 3), np.uint8), np.arange(20) % 2), RunConfig())
+    assert images.default_backbone == "efficientnet-lite0"
+    batches = tf.data.Dataset.from_tensors((np.zeros((4, 8)), np.zeros(4, int)))
+    with pytest.raises(PlanError, match="No backbone is the default for datasets of batches: name one"):
+        finetune("auto", (batches, batches, ["a", "b"]))
+    _, _, opened = open_for("auto", RunConfig(task="text_to_text"), pairs)
+    assert opened.name == "transformer-small"
 
 
 def backbone(seed=3):

@@ -114,7 +114,10 @@ def quantity(count: int, singular: str, plural: str | None = None) -> str:
 
 
 _SINGULARS = {plural: singular for singular, plural in _PLURALS.items()}
-_VERBS = {"are": "is", "have": "has", "occur": "occurs", "use": "uses", "differ": "differs", "last": "lasts"}
+_VERBS = {
+    "are": "is", "have": "has", "do": "does", "occur": "occurs", "use": "uses", "differ": "differs", "last": "lasts",
+    "contain": "contains",
+}  # fmt: skip
 _ONE = re.compile(rf"^1 ((?:[a-z]+ )??)([a-z]+s) (cannot|{'|'.join(_VERBS)})\b")
 
 

@@ -209,7 +209,9 @@ def _at_level(
     if rank is not None and len(features.shape) != rank:
         wanted = {3: "[batch, time, width]", 4: "[batch, rows, columns, width]"}[rank]
         raise BackboneError(
-            f"The features of {backbone.name} have the shape {tuple(features.shape)}, expected {wanted}."
+            f"The features of {backbone.name} have the shape {tuple(features.shape)}, expected {wanted}. This task "
+            "needs a backbone that does not pool its features: name another output with output=, or take another "
+            'backbone (backbone="auto" takes one that fits).'
         )
     return features
 

@@ -29,7 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder with one folder per class, of images or recordings, or with train/ and val/; or a table of texts "
         "or of files: .csv, .tsv, .jsonl; or tfds:NAME for TensorFlow Datasets",
     )  # fmt: skip
-    parser.add_argument("--backbone", metavar="HANDLE", help="pretrained model, see `tfft list` (efficientnet-lite0)")
+    parser.add_argument(
+        "--backbone",
+        metavar="HANDLE",
+        help="pretrained model, see `tfft list` (auto: efficientnet-lite0 "
+        "for images and recordings, minilm for texts, a small network from scratch for text and speech generation)",
+    )
     parser.add_argument("--out", required=True, metavar="RUN", help="new folder for the model and its records")
     parser.add_argument("--config", metavar="PLAN", help="plan.yaml of an earlier run, to repeat it")
     groups = add_settings(parser, RunConfig, _GROUPS)
@@ -74,7 +79,7 @@ def run(options: argparse.Namespace, print_result: PrintResult) -> int:
 
 def _run(options: argparse.Namespace, config: RunConfig, strategy: NamedPlan | None, recipes: Any) -> int:
     plan = None if options.config is None else recipes.plan_from_yaml(options.config)
-    handle, data = options.backbone or "efficientnet-lite0", options.data
+    handle, data = options.backbone or "auto", options.data
     if plan is not None:
         handle, data = options.backbone or plan.backbone, data or plan.data
     done = recipes.finetune(

@@ -67,7 +67,9 @@ def finetune(
     ``train/`` is measured at the end and selects nothing; :func:`tfft.evaluate` measures on any other examples.
 
     Args:
-        backbone: A handle as in :func:`tfft.load_backbone`, an opened backbone, or a Keras model.
+        backbone: A handle as in :func:`tfft.load_backbone`, an opened backbone, or a Keras model. ``"auto"`` takes
+            EfficientNet-Lite0 for images and recordings, MiniLM for texts, and a small network with random weights for
+            transcription, text to text and speech synthesis.
         data: Any source that :func:`tfft.data.load` reads: a folder with one folder per class (or ``train/`` and
             ``val/`` with those inside) of images, of recordings or of ``.txt`` files; a table of any of these;
             ``(images, labels)`` arrays; texts as :func:`tfft.modalities.text.load_texts` takes them (a DataFrame,

@@ -47,7 +47,7 @@ def open_for(
     """Open a backbone for the data of a run, and fit each to the other.
 
     Args:
-        backbone: As in :func:`tfft.finetune`.
+        backbone: As in :func:`tfft.finetune`; "auto" opens the default of the modality.
         config: Settings of the run.
         data: Data of the run.
         verbose: Print what was chosen.
@@ -59,6 +59,8 @@ def open_for(
         PlanError: If the backbone takes another modality, or a setting does not apply to it.
         BackboneError: If it cannot be opened.
     """
+    if isinstance(backbone, str) and backbone == "auto":
+        backbone = data.default_backbone
     opened = open_backbone(backbone, config, data.task, data.splits.train.image_shape)
     data.check_backbone(opened)
     return data.adapted(opened, config, verbose)

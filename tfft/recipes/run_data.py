@@ -71,6 +71,19 @@ class RunData:
         return self.modality is not None and not self.modality.numeric
 
     @property
+    def default_backbone(self) -> str:
+        """Handle of the backbone to open if none was given.
+
+        Raises:
+            PlanError: If there is none for such examples.
+        """
+        default = None if self.modality is None else self.modality.default_backbone
+        if default is None:
+            what = "datasets of batches" if self.modality is None else self.modality.items
+            raise PlanError(f"No backbone is the default for {what}: name one. tfft.list_backbones() shows some.")
+        return default
+
+    @property
     def is_grouped(self) -> bool:
         """Whether held-out examples are, or may be, of other groups than the training examples, such as speakers."""
         return self.splits.groups is not None or (self.modality is not None and self.modality.may_be_grouped)

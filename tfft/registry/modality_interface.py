@@ -119,6 +119,7 @@ class Modality:
         labelled_settings: Names of settings of a run that :meth:`read_labelled` takes besides the columns of a table.
         build_options: Names of the options of :func:`tfft.build` that only this modality has.
         numeric: Whether examples are numeric, so that any Keras model may take them directly.
+        default_backbone: Handle of the backbone that ``backbone="auto"`` opens; None for none.
     """
 
     name: ClassVar[str]
@@ -132,6 +133,7 @@ class Modality:
     labelled_settings: ClassVar[tuple[str, ...]] = ()
     build_options: ClassVar[frozenset[str]] = frozenset()
     numeric: ClassVar[bool] = True
+    default_backbone: ClassVar[str | None] = None
 
     # --- data
 

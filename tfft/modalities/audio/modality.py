@@ -33,6 +33,7 @@ class AudioModality(Modality):
     name = "audio"
     item = "recording"
     items = "recordings"
+    default_backbone: ClassVar[str | None] = "efficientnet-lite0"
     columns: ClassVar[tuple[str, ...]] = ("audio",)
     settings = frozenset({"sample_rate", "seconds"})
     augmentations = ("shift", "mask")

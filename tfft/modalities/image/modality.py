@@ -31,6 +31,7 @@ class ImageModality(Modality):
     name = "image"
     item = "image"
     items = "images"
+    default_backbone: ClassVar[str | None] = "efficientnet-lite0"
     columns = ("image",)
     augmentations: ClassVar[tuple[str, ...]] = ("flip", "crop", "rand", "colour")
 

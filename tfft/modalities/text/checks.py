@@ -107,7 +107,7 @@ def spelling_findings(rows: Sequence[tuple[str, str]]) -> Iterator[Finding]:
          "read the source again with encoding='utf-8'", _MOJIBAKE.search),
         ("replaced", "warning", "texts have � where a character was lost", "read the source in its own encoding",
          lambda t: "\ufffd" in t),
-        ("markup", "warning", "texts have HTML in them", "remove it, unless requests have it too", _MARKUP.search),
+        ("markup", "warning", "texts contain HTML", "remove it, unless requests have it too", _MARKUP.search),
         ("control", "warning", "texts have control characters", "remove them", _CONTROL.search),
     )  # fmt: skip
     for kind, level, words, remedy, odd in looks:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from tfft.registry import FeatureLevel, Match, Modality, PageInput, Parts
 
@@ -30,6 +30,7 @@ class TextModality(Modality):
     name = "text"
     item = "text"
     items = "texts"
+    default_backbone: ClassVar[str | None] = "minilm"
     columns = ("text",)
     request = "text"
     numeric = False

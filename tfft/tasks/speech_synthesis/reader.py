@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from tfft.registry import Adapted, FeatureLevel, Match, Modality, PageInput
 
@@ -27,6 +27,7 @@ class SpokenText(Modality):
     name = "spoken_text"
     item = "text with a clip"
     items = "texts with clips"
+    default_backbone: ClassVar[str | None] = "voice-small"
     columns = ("audio", "text")
     request = "text"
     settings = frozenset({"sample_rate"})
@@ -86,8 +87,8 @@ class SpokenText(Modality):
             yield f"{len(found)} clips have more than 0.5 s of silence at an end, which the voice learns: {shown}"
 
     def counts(self, splits: Any) -> dict[str, dict[str, int]]:
-        """Return the number of times each symbol occurs, by part."""
-        return {name: part.counts for name, part in splits.parts.items()}
+        """Return the number of clips, by part."""
+        return {name: {"clips": len(part)} for name, part in splits.parts.items()}
 
     def findings(self, splits: Any, *, notes: list[str]) -> Iterator[Any]:
         """Yield nothing: what is wrong with clips is an error when they are loaded."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from tfft.modalities.text.modality import TextModality
 from tfft.registry import Adapted, FeatureLevel, Match
@@ -25,6 +25,7 @@ class TextPairs(TextModality):
 
     item = "pair of texts"
     items = "pairs of texts"
+    default_backbone: ClassVar[str | None] = "transformer-small"
 
     # --- data
 

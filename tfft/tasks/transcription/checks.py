@@ -52,7 +52,7 @@ def transcript_findings(splits: Splits[TranscribedRecordings]) -> Iterator[Findi
     again = sum(text in known for text in held_out.texts)
     if again:
         yield Finding(
-            "sentences", "note", f"{again} of {len(held_out)} held-out transcripts are also training transcripts",
+            "sentences", "note", f"held-out transcripts that are also training transcripts: {again} of {len(held_out)}",
             "the scores do not show how well the model does on new sentences; group= can keep equal ones together",
         )  # fmt: skip
 
@@ -71,8 +71,8 @@ def _rates(splits: Splits[TranscribedRecordings]) -> Iterator[Finding]:
     for kind, items, words in (("fast", fast, "long"), ("slow", slow, "short")):
         if items:
             yield Finding(
-                kind, "warning", f"{len(items)} transcripts are very {words} for their recordings",
-                "check whether they belong to another recording", tuple(items),
+                kind, "warning", f"{len(items)} recordings have a transcript that is very {words} for them",
+                "check whether it belongs to another recording", tuple(items),
             )  # fmt: skip
 
 

@@ -36,6 +36,7 @@ class TranscribedAudio(AudioModality):
 
     item = "recording"
     items = "recordings with transcripts"
+    default_backbone: ClassVar[str | None] = "speech-encoder-small"
     columns: ClassVar[tuple[str, ...]] = ("audio", "text")
     labelled_settings: ClassVar[tuple[str, ...]] = ("group", "sample_rate")
 
@@ -63,6 +64,10 @@ class TranscribedAudio(AudioModality):
         adapted = super().adapt(splits, backbone, keep_whole(splits, backbone, settings))
         check_fit(adapted.splits, backbone)
         return adapted
+
+    def counts(self, splits: Any) -> dict[str, dict[str, int]]:
+        """Return the number of recordings, by part; those of characters are findings where they are low."""
+        return {name: {"recordings": len(part)} for name, part in splits.parts.items()}
 
     def check_source(self, source: Any, columns: Mapping[str, Any], **options: Any) -> DataReport | None:
         """Return None: the transcripts are read first."""
