@@ -151,8 +151,7 @@ def _column(served: Served, class_name: str | int) -> int:
     names = served.class_names
     if isinstance(class_name, str):
         if class_name not in names:
-            known = f"Its classes: {join_names(names)}." if names else "It has no class names: give the number of "
-            "an output."
+            known = f"Its classes: {join_names(names)}." if names else "It has no class names: pass a class number."
             raise PlanError(f"{served.place} has no class {class_name!r}.{did_you_mean(class_name, names)} {known}")
         return names.index(class_name)
     return class_name

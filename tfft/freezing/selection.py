@@ -265,8 +265,8 @@ def _match(every: list[Block], text: str) -> list[Block] | str:
     try:
         pattern = re.compile(text)
     except re.error as error:
-        return f"{text!r} is neither a block nor a valid regular expression ({error}). Blocks: "
-        f"{join_names(names, limit=60)}."
+        known = join_names(names, limit=60)
+        return f"{text!r} is neither a block nor a valid regular expression ({error}). Blocks: {known}."
     for matches in (pattern.fullmatch, pattern.search):
         found = [block for block in every if matches(block.name)]
         if found and text:

@@ -117,8 +117,7 @@ def _column(model: keras.Model, class_name: str | int | None) -> int | None:
         return None
     if isinstance(class_name, str):
         if class_name not in names:
-            known = f"Its classes: {join_names(names)}." if names else "It has no class names: give the number of "
-            "an output."
+            known = f"Its classes: {join_names(names)}." if names else "It has no class names: pass a class number."
             raise PlanError(f"{model.name!r} has no class {class_name!r}.{did_you_mean(class_name, names)} {known}")
         class_name = names.index(class_name)
     if not 0 <= class_name < max(units, len(names)):

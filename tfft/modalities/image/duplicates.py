@@ -57,8 +57,7 @@ def find_duplicates(facts: Sequence[ImageFileInfo], near: bool = True) -> Duplic
     if len(alone) < 2:
         return Duplicates(tuple(pairs))
     if len(alone) > _MOST:
-        note = f"among more than {_MOST:,} images, only identical files and pixels are searched for, not near "
-        "duplicates"
+        note = f"among more than {_MOST:,} images, only identical files and pixels are searched for"
         return Duplicates(tuple(pairs), note)
     thumbs = np.stack([thumb_of(facts[at]) for at in alone])
     if (count := _expected_pairs(thumbs)) > _MOST_PAIRS:
