@@ -552,9 +552,7 @@ def test_conll_columns_are_read_and_broken_sequences_reported(tmp_path):
     assert data.train.labels.dtype == np.int32
     assert (len(data.train), data.train.words) == (3, 5)
     assert data.train.counts == {"O": 1, "B-ORG": 1, "B-PER": 1, "I-LOC": 1, "I-PER": 1}
-    assert data.report.notes[0].startswith(
-        "I- tags that do not follow a word of the same type, in the training sentences: 1, the first"
-    )
+    assert data.report.notes[0].startswith("1 I- tag in the training sentences does not follow a word of the same type")
     assert f"{path}, line 9, word 1 ('Brussels', I-LOC)" in data.report.notes[0]
 
 

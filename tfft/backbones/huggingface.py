@@ -155,7 +155,7 @@ def _written(found: Mapping[str, Any], folder: Path) -> dict[str, str]:
 
 
 def _lowercase(found: Mapping[str, Any]) -> dict[str, Any]:
-    """What the normaliser of WordPiece does, where the settings beside it do not say so."""
+    """What the normalizer of WordPiece does, where the settings beside it do not say so."""
     normal = found.get("normalizer")
     if not isinstance(normal, dict) or normal.get("type") != "BertNormalizer":
         return {}

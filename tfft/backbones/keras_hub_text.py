@@ -58,7 +58,7 @@ def from_preset(
         pooling: ``"cls"``, ``"mean"``, ``"last"`` or ``"pooled_output"``; by default what the folder says, else the
             mean for encoders and the last token for decoders.
         dropout: True keeps the model's own dropout in training.
-        name: Of the backbone.
+        name: Name of the backbone.
 
     Returns:
         A backbone from the ids of tokens to their features [B, L, D], with its tokenizer.

@@ -126,7 +126,7 @@ def explain(
 
     Example:
         >>> [found] = tfft.explain("runs/reviews", ["a dull story, but finely acted"])
-        >>> print(found)  # the class, its probability, and the words that speak most for and against it
+        >>> print(found)  # the class, its probability, and the words that support or contradict it most
     """
     served = _served(model)
     taken = served.asked()
@@ -215,7 +215,7 @@ def is_explained(name: str) -> bool:
 
 
 def _on_picture(fall: np.ndarray, picture: np.ndarray) -> np.ndarray:
-    """Return what speaks for a class in the cells of a grid as a map on the image, float32 [H, W] from 0 to 1."""
+    """Return the evidence for a class in the cells of a grid as a map on the image, float32 [H, W] from 0 to 1."""
     cells = np.maximum(fall, 0)
     cells = cells / max(cells.max(), np.finfo(np.float64).tiny)
     resized: np.ndarray = tf.image.resize(cells[..., None].astype(np.float32), picture.shape[:2]).numpy()

@@ -51,7 +51,7 @@ def check_shard(shard: Any) -> tuple[int, int]:
     """Return the number of a shard, from 1, and the number of shards.
 
     Raises:
-        PlanError: If it is no pair of integers, or the first is larger than the second.
+        PlanError: If it is not a pair of integers, or the first is larger than the second.
     """
     valid = isinstance(shard, tuple) and len(shard) == 2 and all(type(part) is int for part in shard)
     if not valid or not 1 <= shard[0] <= shard[1]:

@@ -91,7 +91,7 @@ def unfreeze(
     The choice lives in the layers' config, so a reloaded ``.keras`` file is frozen the same way.
 
     A model that was compiled is compiled again with the same loss and metrics and a fresh optimizer
-    of the same settings, because Keras ignores a changed ``trainable`` after a ``fit`` without a word.
+    of the same settings, because Keras silently ignores a changed ``trainable`` after a ``fit``.
     Where that cannot be done (a custom ``compile``, an optimizer Keras cannot rebuild) the model is
     left uncompiled, so that ``fit`` asks for ``compile``. Compile yourself to change the rate.
 

@@ -88,7 +88,7 @@ class PairTokenizer(keras.layers.Layer):
 
     @property
     def special(self) -> tuple[int, ...]:
-        """Tokens that are no part of a text."""
+        """Tokens that are not part of a text."""
         return tuple(sorted({*self.start, self.end, *self.source_start, *self.source_end}))
 
     @property

@@ -1,6 +1,6 @@
 """Alignment of words with their tokens: :class:`TokenizeWords`, :class:`GatherWords`.
 
-Implementation notes: tokenizers have no notion of words: some mark the start of a word, some attach the preceding blank
+Implementation notes: tokenizers have no notion of words: some mark the start of a word, some attach the preceding space
 to it, all may divide it into several tokens, and the end of a long sentence is cut off.
 """
 
@@ -29,8 +29,8 @@ _PROBES = (
 class TokenizeWords(Tokenize):
     """Tokenize sentences as :class:`Tokenize` does, and return where their words start.
 
-    Words are separated by blanks (space, tab, line ends); several blanks count as one. Create it with :meth:`of`, which
-    detects how the tokenizer treats the blank before a word.
+    Words are separated by whitespace (space, tab, line ends), of any length. Create it with :meth:`of`, which
+    detects how the tokenizer treats the space before a word.
 
     Args:
         packer: As for :class:`Tokenize`, with an attribute ``tokenizer`` that returns the tokens of texts [N] without
@@ -40,7 +40,7 @@ class TokenizeWords(Tokenize):
         max_length: As for :class:`Tokenize`.
         ids: Name of the backbone's input with the token ids.
         marks: Number of special tokens before the first word.
-        blank: ``"apart"`` if a word has the same tokens alone and after a blank, ``"glued"`` if the blank before it
+        blank: ``"apart"`` if a word has the same tokens alone and after a space, ``"glued"`` if the space before it
             belongs to it.
         **kwargs: As for any Keras layer.
 

@@ -152,7 +152,7 @@ def _check(model: keras.Model, start: int, limit: int | None, memory: float | No
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             problems.append(f"{name} must be an int of at least 1, received {value!r}")
     if memory is not None and not memory > 0:
-        problems.append(f"memory is a number of megabytes over 0, received {memory!r}")
+        problems.append(f"memory must be a number of megabytes above 0, received {memory!r}")
     raise_problems(PlanError, "No batch size can be found", problems)
 
 
@@ -303,8 +303,8 @@ class _Search:
 class _Meter:
     """Memory statistics of TensorFlow's allocator for the training device.
 
-    The size of the process is no substitute: TensorFlow does not return memory, so a second model in the same process
-    would seem to take none.
+    The size of the process is not a substitute: TensorFlow does not return memory, so a second model in the same
+    process would seem to take none.
     """
 
     def __init__(self, memory: float | None) -> None:

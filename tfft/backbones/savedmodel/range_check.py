@@ -71,9 +71,9 @@ def compare_ranges(analysis: Analysis, spec: tf.TensorSpec, ranges: Sequence[Ran
     """Return by how much the output differs from that for the first range, for each other one.
 
     Args:
-        analysis: Of the graph.
-        spec: Of its only input, images.
-        ranges: Of pixels.
+        analysis: Analysis of the graph.
+        spec: Spec of its only input, images.
+        ranges: Ranges of pixels.
 
     Returns:
         The distance as a share of the larger of the two; empty where the model cannot be run on the image.
@@ -88,13 +88,13 @@ def response_of_scores(analysis: Analysis, spec: tf.TensorSpec, ranges: Sequence
     """Return how much the scores of a classifier's classes depend on the image, for each range.
 
     Args:
-        analysis: Of the whole graph.
-        spec: Of its only input, images.
-        ranges: Of pixels.
+        analysis: Analysis of the whole graph.
+        spec: Spec of its only input, images.
+        ranges: Ranges of pixels.
 
     Returns:
         The largest change of a score, before Softmax or Sigmoid and less the mean over the classes, from one image
-        to its negative, to half its light and to black, on average; empty where the model is no classifier, or was
+        to its negative, to half its light and to black, on average; empty where the model is not a classifier, or was
         never trained: the biases of a new one are zero.
     """
     scores = scores_of(analysis)
@@ -120,8 +120,8 @@ def measured_scaling(analysis: Analysis, spec: tf.TensorSpec) -> Scaling | None:
     """Measure on images of one colour what the first layer gets, where its graph cannot be followed.
 
     Args:
-        analysis: Of the graph.
-        spec: Of its only input, images or one image without a batch axis.
+        analysis: Analysis of the graph.
+        spec: Spec of its only input, images or one image without a batch axis.
 
     Returns:
         The factor and the offset of each channel; None where what is done to a pixel is not that.
@@ -159,9 +159,9 @@ def fit_of_statistics(analysis: Analysis, spec: tf.TensorSpec, ranges: Sequence[
     """Return how badly each range fits the statistics that the first BatchNorm was trained with.
 
     Args:
-        analysis: Of the graph.
-        spec: Of its only input, images.
-        ranges: Of pixels.
+        analysis: Analysis of the graph.
+        spec: Spec of its only input, images.
+        ranges: Ranges of pixels.
 
     Returns:
         For each range the median over the channels of the absolute logarithm of found to stored deviation, plus that

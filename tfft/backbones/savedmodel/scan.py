@@ -93,7 +93,7 @@ def check_savedmodel(
 
     Args:
         path: The folder.
-        tags: Of the meta graph that will be loaded.
+        tags: Tags of the meta graph that will be loaded.
         signature: Signature or function that will be called; None for the default.
 
     Returns:

@@ -81,7 +81,7 @@ def fit_linear_probe(
     sample_weight: np.ndarray | None = None,
     verbose: bool = False,
 ) -> Solved:
-    """Find the kernel and bias that minimise the head's loss plus an L2 penalty: the linear probe.
+    """Find the kernel and bias that minimize the head's loss plus an L2 penalty: the linear probe.
 
     Use it as the first result of any project and, with :func:`set_head_weights`, as the start of fine-tuning. It
     minimizes ``head.loss()``, a mean over examples (and over units, for all but classification), plus ``l2 * sum(kernel

@@ -34,7 +34,7 @@ def load_arrays(
             to hold out, as ``keras.datasets`` gives them; or a ``tf.data.Dataset`` of images and labels, which is read
             into memory.
         validation: Share of each class to hold out; of no effect where the source is two pairs.
-        seed: Of the draw.
+        seed: Seed for the draw.
         task: What the labels are; ``"auto"`` looks at them.
 
     Raises:

@@ -175,7 +175,7 @@ def from_arrays(
         labels: Integers [N] for one class each, 0 or 1 [N, n] for several labels, float [N] or
             [N, k] for regression.
         spec: Brings the images to its size and channels; None leaves them as they are.
-        **settings: Of :class:`tfft.data.BatchOptions`: ``batch_size``, ``shuffle``, ``augment``, ...
+        **settings: Settings of :class:`tfft.data.BatchOptions`: ``batch_size``, ``shuffle``, ``augment``, ...
 
     Returns:
         Dataset of (uint8 [B, H, W, C], int32 [B] or float32 labels).

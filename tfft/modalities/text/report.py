@@ -23,13 +23,13 @@ class TextReport:
     Attributes:
         examples: Number of texts.
         empty: Places of texts without a visible character.
-        duplicates: Number of texts that occur before, ignoring case and surrounding blanks.
+        duplicates: Number of texts that occur before, ignoring case and surrounding spaces.
         contradicting: Places of equal texts with different labels.
         words: Histogram of the number of words: (least, most, number of texts); most is None for no limit.
         longest: Number of characters of the longest text.
         longest_place: Place of the longest text.
         other_scripts: Share of texts with characters beyond ASCII.
-        similar_names: Classes whose names differ by case or blanks only.
+        similar_names: Classes whose names differ only by case or spaces.
     """
 
     examples: int

@@ -45,10 +45,10 @@ LAYERS = {
 class ObjectDetectionHead(Head):
     """Class logits and a box for each cell of each feature map; labels are float [B, M, 7].
 
-    A label has one row per object: class, top, left, bottom, right (normalised to the image), and height and width of
+    A label has one row per object: class, top, left, bottom, right (normalized to the image), and height and width of
     the image in pixels. Class -1 is padding, ``-(2 + c)`` a crowd region of class c.
 
-    Served: ``detection_boxes`` float32 [B, 100, 4] (top, left, bottom, right, normalised), ``detection_scores`` float32
+    Served: ``detection_boxes`` float32 [B, 100, 4] (top, left, bottom, right, normalized), ``detection_scores`` float32
     [B, 100], ``detection_classes`` int32 [B, 100], ``detection_labels`` string [B, 100], ``num_detections`` int32 [B].
 
     Attributes:
@@ -120,7 +120,7 @@ class ObjectDetectionHead(Head):
             logits: Output of the model, float [B, P, C + 6].
 
         Returns:
-            ``boxes`` float32 [B, P, 4] (top, left, bottom, right, normalised, not clipped) and ``scores`` float32
+            ``boxes`` float32 [B, P, 4] (top, left, bottom, right, normalized, not clipped) and ``scores`` float32
             [B, P, C].
         """
         points = self._points(logits)

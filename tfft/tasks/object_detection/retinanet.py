@@ -107,7 +107,7 @@ class RetinaNetLogits(Logits):
 
         Returns:
             float32 [B, P, C + 8]: class logits; box (top, left, bottom, right); centre (row, column) and size (height,
-            width) of the anchor, all normalised to the image.
+            width) of the anchor, all normalized to the image.
         """
         logits = tf.concat([_by_anchor(one, self.units) for one in class_maps], axis=1)
         places = tf.concat([_decoded(one) for one in box_maps], axis=1)

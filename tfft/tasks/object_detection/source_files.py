@@ -99,7 +99,7 @@ def number(text: str | None) -> float:
 
 
 def hull(points: Any) -> Box | None:
-    """Return the smallest upright box around points [(x, y), ...]; None if they are no finite numbers."""
+    """Return the smallest upright box around points [(x, y), ...]; None if they are not finite numbers."""
     try:
         pairs = [(float(x), float(y)) for x, y in points]
     except (TypeError, ValueError, OverflowError):

@@ -91,7 +91,7 @@ def read_yolo(
             file = _labels_of(Path(path), root, folder.folder)
             used.add(os.path.abspath(file))
             objects = _objects(file, names, problems) if file.is_file() else []
-            pictures.append(PictureBoxes.of(path, str(file), objects, part=part, normalised=True))
+            pictures.append(PictureBoxes.of(path, str(file), objects, part=part, normalized=True))
     if not pictures and not problems:
         raise DataError(
             f"{root} has no images. Expected them in images/ beside labels/. Name their folder: images='...'."
@@ -180,7 +180,7 @@ def _below(root: Path, path: str, entry: str) -> Path | None:
 
 
 def _labels_of(path: Path, root: Path, pictures: Path) -> Path:
-    """Return the file with the objects of an image: in ``labels/`` in place of ``images/``, else beside it."""
+    """Return the file with the objects of an image: in ``labels/`` instead of ``images/``, else beside it."""
     words = list(path.parts)
     places = [at for at, word in enumerate(words[:-1]) if word.lower() == "images"]
     tries = [path.with_suffix(".txt")]
@@ -231,4 +231,4 @@ def _without_picture(used: set[str]) -> list[PictureBoxes]:
     folders = sorted({Path(file).parent for file in used})
     files = [file for folder in folders if folder.is_dir() for file in sorted(folder.glob("*.txt"))]
     lost = [file for file in files if os.path.abspath(file) not in used and _is_labels(file)]
-    return [PictureBoxes.of(str(file.with_suffix("")), str(file), [], normalised=True) for file in lost]
+    return [PictureBoxes.of(str(file.with_suffix("")), str(file), [], normalized=True) for file in lost]

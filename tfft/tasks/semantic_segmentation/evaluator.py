@@ -75,8 +75,8 @@ class SegmentationEvaluator(Evaluator):
         if not pixels:
             raise DataError("No pixel of the dataset has a label, so there is nothing to evaluate.")
         shown = true + found > 0
-        commonest = np.zeros_like(totals)
-        commonest[1], commonest[2, true.argmax()], commonest[0, true.argmax()] = true, pixels, true.max()
+        majority = np.zeros_like(totals)
+        majority[1], majority[2, true.argmax()], majority[0, true.argmax()] = true, pixels, true.max()
         iou = ious(totals)
         measures = {
             "mean_iou": mean_iou(totals),
@@ -94,7 +94,7 @@ class SegmentationEvaluator(Evaluator):
             accuracy=int(right.sum()) / pixels,
             interval=bootstrap_interval(pictures),
             metric="mean_iou",
-            majority_baseline=mean_iou(commonest),
+            majority_baseline=mean_iou(majority),
             per_class=tuple(class_rows(self.names, right, true, found)),
             confusion=self.confusion,
             measures=measures,
