@@ -16,7 +16,7 @@ from tfft.tasks.object_detection.annotations import (
     BoxedObject,
     PictureBoxes,
     encode,
-    fit_to_picture,
+    fit_to_image,
     follow,
 )
 from tfft.tasks.object_detection.box_report import small_objects
@@ -154,7 +154,7 @@ def fitted(*box, height=100, width=200, normalized=False, turned=False, **fields
     one = PictureBoxes.of(
         "x.jpg", "x.xml", [BoxedObject(box, "cat", "x.xml: object 1")], normalized=normalized, **fields
     )
-    return fit_to_picture(one, height, width, turned)
+    return fit_to_image(one, height, width, turned)
 
 
 def test_a_box_a_little_outside_is_clipped_and_one_without_area_left_out():
@@ -194,12 +194,12 @@ def test_a_box_a_little_outside_is_clipped_and_one_without_area_left_out():
 )
 def test_a_box_that_does_not_fit_its_picture_is_a_fault(box, fields, sentence):
     one = PictureBoxes.of("x.jpg", "x.xml", [BoxedObject(box, "cat", "x.xml: object 1")], **fields)
-    [fault] = fit_to_picture(one, 100, 200, turned="EXIF" in sentence).faults
+    [fault] = fit_to_image(one, 100, 200, turned="EXIF" in sentence).faults
     with pytest.raises(ValueError, match=sentence):
         raise ValueError(fault)
 
 
-# --- data sets of pictures with boxes
+# --- datasets of pictures with boxes
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ from tfft.data import load
 from tfft.errors import DataError, PlanError
 from tfft.inspection import check_splits
 from tfft.recipes.run_data import load_run_data
-from tfft.tasks.object_detection.annotations import encode, fit_to_picture
+from tfft.tasks.object_detection.annotations import encode, fit_to_image
 from tfft.tasks.object_detection.data import load_boxes, read_boxes
 from tfft.tasks.object_detection.drawing import class_colour
 from tfft.tasks.object_detection.formats import read_annotations, recognize
@@ -55,7 +55,7 @@ def objects_of(annotations):
     """The objects in whole pixels, as the writers take them."""
     found = []
     for one, name in zip(annotations.pictures, paths_of(annotations), strict=True):
-        fitted = fit_to_picture(one, *SIZES[name])
+        fitted = fit_to_image(one, *SIZES[name])
         assert not fitted.faults
         boxes = np.round(fitted.picture.boxes).astype(int).tolist()
         found += [(name, label, tuple(box)) for label, box in zip(one.class_names, boxes, strict=True)]

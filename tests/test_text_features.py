@@ -105,7 +105,7 @@ def parts(model):
 def narrow(monkeypatch):
     """Windows of 8 texts, computed 16 pieces at a time, read three at a time."""
     monkeypatch.setattr(batching, "WINDOW", 4)
-    monkeypatch.setattr(batching, "PIECES", 16)
+    monkeypatch.setattr(batching, "TOKENS_AT_ONCE", 16)
     monkeypatch.setattr("tfft.features.sources._TEXTS", 3)
 
 

@@ -595,7 +595,7 @@ def test_the_only_sentence_with_a_tag_is_not_held_out():
         ("a.jsonl", '{"token": ["a"], "tags": ["O"]}', "line 1: no list 'tokens'; there is token, tags. Did you mean"),
         ("a.jsonl", '{"tokens": ["a"], "tags": [1]}', r"line 1: the tags must be a list of str, received \[1\]"),
         ("a.jsonl", '{"tokens": "ab", "tags": ["O"]}', "line 1: the words must be a list of str, received 'ab'"),
-        ("a.jsonl", "{", "line 1: no JSON"),
+        ("a.jsonl", "{", "line 1: not JSON"),
     ],
 )
 def test_faults_of_a_file_are_told_with_their_line(tmp_path, name, text, match):

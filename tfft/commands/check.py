@@ -7,7 +7,7 @@ import argparse
 from tfft.commands.options import add_json, add_settings
 from tfft.console.output import FAILED, SUCCESS, PrintResult, start_tensorflow
 
-SUMMARY = "check a data set for problems before training on it"
+SUMMARY = "check a dataset for problems before training on it"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -55,7 +55,7 @@ def pixel_array(images: Any) -> np.ndarray:
     """
     pixels = as_array(images, "images")
     pixels = pixels[..., None] if pixels.ndim == 3 else pixels
-    raise_problems(DataError, "The images cannot be used", picture_problems(pixels))
+    raise_problems(DataError, "The images cannot be used", image_problems(pixels))
     if pixels.dtype == bool:
         pixels = pixels.astype(np.uint8) * np.uint8(255)
     if pixels.shape[-1] in (2, 4):
@@ -63,7 +63,7 @@ def pixel_array(images: Any) -> np.ndarray:
     return pixels if pixels.dtype == np.uint8 else np.rint(pixels).astype(np.uint8)
 
 
-def picture_problems(images: np.ndarray) -> list[str]:
+def image_problems(images: np.ndarray) -> list[str]:
     """Return why :func:`pixel_array` would refuse images, sentences without a full stop."""
     shape = (*images.shape, 1) if images.ndim == 3 else images.shape
     return shape_problems(shape) or ([] if images.dtype == bool else pixel_problems(images))

@@ -30,7 +30,7 @@ def evaluate(model: keras.Model, dataset: Any, *, head: heads.Head | None = None
         dataset: Finite, batches of (inputs, labels): int labels [B] for classes (also one-hot [B, classes], [B, 1], or
             names), 0 or 1 for a binary head, floats [B, classes] of 0 and 1 for several labels, floats [B] or [B, n]
             for regression, ints [B, W] for the tags of words, below 0 for padding. Or ``(inputs, labels)`` as arrays
-            or lists, or a part of what :func:`tfft.data.load` gives. Sample weights are left aside: every example
+            or lists, or a part of what :func:`tfft.data.load` gives. Sample weights are ignored: every example
             counts once.
         head: Head that defines the outputs. Defaults to that of the model.
 

@@ -185,7 +185,7 @@ def _explained(
     fall = _without_parts(served, parts, column)
     if parts.grid is None or parts.picture is None:
         return dataclasses.replace(found, method=OCCLUSION, parts=parts.names, relevance=fall)
-    heat = _on_picture(fall.reshape(parts.grid), parts.picture)
+    heat = _heat_on_image(fall.reshape(parts.grid), parts.picture)
     return dataclasses.replace(found, method=OCCLUSION, picture=parts.picture, relevance=heat)
 
 
@@ -214,7 +214,7 @@ def is_explained(name: str) -> bool:
     return type(registry.task_or_plain(name)).class_scores is not registry.Task.class_scores
 
 
-def _on_picture(fall: np.ndarray, picture: np.ndarray) -> np.ndarray:
+def _heat_on_image(fall: np.ndarray, picture: np.ndarray) -> np.ndarray:
     """Return the evidence for a class in the cells of a grid as a map on the image, float32 [H, W] from 0 to 1."""
     cells = np.maximum(fall, 0)
     cells = cells / max(cells.max(), np.finfo(np.float64).tiny)

@@ -134,14 +134,13 @@ def lr_find(
     three differences: a loss belongs to the rate of the step before it, a fall counts from a thousandth of the whole
     fall on, and ``slide`` uses the loss relative to its start. So no rule depends on the unit of the loss.
 
-    Smoothing lags behind, and on very smooth problems the loss takes several steps beyond the largest stable rate
-    to come back: trust the middle of the fall (``valley``), not its end. On a frozen backbone the curve is flat
-    over a wide range; a solved head (:func:`tfft.features.fit_linear_probe`) needs no rate.
+    Trust the middle of the fall (``valley``), not its end: smoothing lags behind, and on very smooth problems the loss
+    comes back only several steps beyond the largest stable rate. On a frozen backbone the curve is flat over a wide
+    range; a solved head (:func:`tfft.features.fit_linear_probe`) needs no rate.
 
     Afterwards everything is as before, bit by bit, after an error too: weights, statistics of BatchNormalization,
-    seeds of the layers, the model's optimizer with its slots, steps and rate, metrics, ``compile``, and the
-    random states of Python, NumPy, TensorFlow and Keras. A dataset is read, as ``fit`` would: where it shuffles
-    by itself, the next pass has its next order. Slots start at 0, also where the model's optimizer has some.
+    seeds, optimizer, metrics, ``compile``, and the random states of Python, NumPy, TensorFlow and Keras. Only a dataset
+    that shuffles by itself goes on to its next order. Slots start at 0, also where the model's optimizer has some.
 
     Args:
         model: Built; compiled (its loss and a copy of its optimizer are used), or with a head of tfft (which knows

@@ -352,7 +352,7 @@ class Task:
         return None
 
     def report_builder(self, head: Head) -> ReportBuilder | None:
-        """Return a new object that makes sections of the report of a run, such as drawn pictures; None for none.
+        """Return a new object that makes sections of the report of a run, such as drawn images; None for none.
 
         Args:
             head: Head of the model.

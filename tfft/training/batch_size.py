@@ -83,7 +83,7 @@ def find_batch_size(
     longer per example than the fastest. The largest that fits is in the result, for recipes that need a certain large
     batch; for one that does not fit, see :func:`tfft.training.microbatched`.
 
-    The first trial is one example. Then sizes double until doubling has not made an example 5 % faster twice in a row,
+    The first trial is one example. Then sizes double until two doublings in a row have not made an example 5 % faster,
     or, on a GPU, until a step does not fit. On a CPU the system kills a process that takes too much memory, so a size
     is only tried if linear extrapolation of the last two trials stays within ``memory``.
 

@@ -33,7 +33,7 @@ def opened_h5(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
 
     Raises:
         UnsafeModelError: It leads outside of itself, or declares far more than it holds.
-        BackboneError: It is no HDF5 file, or cut off.
+        BackboneError: It is not an HDF5 file, or it is cut off.
     """
     path = Path(path)
     try:

@@ -45,7 +45,7 @@ def from_savedmodel(handle: str, options: LoadOptions) -> Backbone:
 
     Raises:
         HandleError: The handle is unknown or out of reach.
-        SavedModelError: It is no SavedModel, or cannot be opened.
+        SavedModelError: It is not a SavedModel, or cannot be opened.
         UnsafeModelError: The SavedModel could reach outside of itself.
         BackboneError: An option does not fit this SavedModel.
     """

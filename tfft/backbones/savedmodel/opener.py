@@ -114,7 +114,7 @@ def open_savedmodel(
         The opened model.
 
     Raises:
-        SavedModelError: When it is no SavedModel or cannot be opened.
+        SavedModelError: When it is not a SavedModel or cannot be opened.
         UnsafeModelError: When it may reach outside of itself.
         BackboneError: When the training graph was asked for and cannot be used, or the graph cannot take this size.
 

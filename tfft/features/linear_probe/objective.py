@@ -6,8 +6,8 @@ limited memory BFGS method for large scale optimization", 1989) needs few steps 
 multinomial loss is close to the covariance of the features times a curvature p (1 - p) of each class (Böhning,
 "Multinomial logistic regression algorithm", 1992, bounds it by 1/2), which is measured at the start of a fit. The final
 solution of a large problem takes most of its steps in float32, whose gradients are exact enough, and the last ones in
-float64. Of 77 classes, the rotation to the axes of the mean covariance of their probabilities (as in K-FAC, Martens and
-Grosse 2015) saved a fifth of the steps, and one that weights rows by their uncertainty none.
+float64. With 77 classes, a rotation to the axes of the mean covariance of their probabilities (as in K-FAC, Martens and
+Grosse 2015) saved a fifth of the steps; one that weights rows by their uncertainty saved none.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ _LARGEST = 4 * 2**30  # bytes of a dataset that is read into memory
 def load_arrays(
     source: Any, *, validation: float = 0.2, seed: int = 0, task: str = registry.AUTO
 ) -> Splits[ImageArrays]:
-    """Divides images in memory.
+    """Splits images in memory into training and validation examples.
 
     Use it for arrays from other packages. Each class has at least one image on either side.
 

@@ -59,7 +59,7 @@ class Limits:
         return similar >= np.array(known, float).reshape(-1)
 
     def hides(self, rotated: bool) -> bool:
-        """Return whether duplicates, or rotated ones, can be distinguished from unrelated images nowhere in the set."""
+        """Return whether no duplicates, or no rotated ones, can be distinguished from unrelated images."""
         seen = {plain for turned, plain in self.seen if rotated or not turned}
         return bool(seen) and all(np.isinf(self.of_group[rotated, plain]) for plain in seen)
 

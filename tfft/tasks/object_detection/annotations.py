@@ -1,6 +1,6 @@
 """Boxes of images as annotation files hold them, their labels, and how labels follow the pixels.
 
-:class:`PictureBoxes` is what every reader makes, :func:`fit_to_picture` compares it with the decoded image,
+:class:`PictureBoxes` is what every reader makes, :func:`fit_to_image` compares it with the decoded image,
 :func:`encode` makes the labels of the task, :func:`follow` moves them into a crop or a mirrored view, and
 :func:`place_objects` and :func:`join_objects` join those of several images in one view.
 
@@ -134,7 +134,7 @@ class Fitted(NamedTuple):
     empty: list[str]
 
 
-def fit_to_picture(picture: PictureBoxes, height: int, width: int, turned: bool = False) -> Fitted:
+def fit_to_image(picture: PictureBoxes, height: int, width: int, turned: bool = False) -> Fitted:
     """Compare the boxes of an image with its pixels.
 
     A box that reaches out of the image by up to 3 pixels or 1 % of the side is clipped: rounding and counting from

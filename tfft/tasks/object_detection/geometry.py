@@ -1,6 +1,6 @@
 """Boxes as tensors: parts of a model's output, overlap of boxes, cells within boxes.
 
-A box is (top, left, bottom, right), normalized to the picture: 0 to 1 from its top left to its bottom right corner.
+A box is (top, left, bottom, right), normalized to the image: 0 to 1 from its top left to its bottom right corner.
 IoU and GIoU do not change when an axis is scaled, so normalized boxes serve as well as pixels.
 """
 

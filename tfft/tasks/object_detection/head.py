@@ -53,7 +53,7 @@ class ObjectDetectionHead(Head):
 
     Attributes:
         width: Channels of the pyramid and of the towers.
-        score_threshold: Least score of a detection.
+        score_threshold: Minimum score of a detection.
         iou_threshold: IoU from which the weaker of two boxes of a class is suppressed.
         architecture: ``"tfft"``, or ``"retinanet"`` for the layers of KerasHub, see
             :mod:`tfft.tasks.object_detection.retinanet`.
@@ -181,8 +181,8 @@ def object_detection(
             ``"retinanet"`` to 256, about 8 million.
         dropout: Dropout rate of the class features.
         l2: L2 penalty of the class logits' kernel.
-        score_threshold: Least score of a detection, 0 or more and below 1. Average precision needs low ones; leave it,
-            and choose a threshold where detections are used.
+        score_threshold: Minimum score of a detection, 0 or more and below 1. Average precision needs a low one; leave
+            it, and choose a threshold where detections are used.
         iou_threshold: IoU from which the weaker of two boxes of one class is suppressed.
         architecture: ``"tfft"``, or ``"retinanet"``, which needs KerasHub. Defaults to ``"tfft"``.
 

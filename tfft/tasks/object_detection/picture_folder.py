@@ -135,7 +135,7 @@ def choose_folder(
             f"The images of {source} were not found, such as {some[0]!r}. Looked in "
             f"{join_names(looked) or 'no folder'}. Name their folder: images='...'."
         )
-    # The first that has half of them: a folder further away may have all by the names of another data set.
+    # The first that has half of them: a folder further away may have all by the names of another dataset.
     at = next((at for at, count in enumerate(counts) if 2 * count >= len(some)), counts.index(max(counts)))
     return places[at]
 

@@ -54,7 +54,7 @@ def attach(head: Head, maps: Mapping[int, keras.KerasTensor], width: int) -> ker
         float32 [B, P, C + 8], as from :class:`RetinaNetLogits`.
 
     Raises:
-        PlanError: If a map has not twice the rows and columns of the next coarser one.
+        PlanError: If a map does not have twice the rows and columns of the next coarser one.
         DependencyError: If KerasHub is missing.
     """
     require_keras_hub("architecture='retinanet'")

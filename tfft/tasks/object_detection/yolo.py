@@ -81,7 +81,7 @@ def read_yolo(
         notes.append(f"{root} has neither data.yaml nor classes.txt, so the classes are called 0, 1, ...")
     pictures: list[PictureBoxes] = []
     used: set[str] = set()
-    for part, folder, chosen in _pictures_of(root, described, images, problems):
+    for part, folder, chosen in _images_of(root, described, images, problems):
         for path in chosen:
             try:
                 path = folder.find(os.path.relpath(path, folder.folder))
@@ -96,7 +96,7 @@ def read_yolo(
         raise DataError(
             f"{root} has no images. Expected them in images/ beside labels/. Name their folder: images='...'."
         )
-    pictures += _without_picture(used)
+    pictures += _without_image(used)
     return Annotations("YOLO", str(place), tuple(pictures), names or _numbers(pictures), tuple(notes))
 
 
@@ -133,7 +133,7 @@ def _numbers(pictures: Sequence[PictureBoxes]) -> tuple[str, ...]:
     return tuple(sorted({name for one in pictures for name in one.class_names}, key=int))
 
 
-def _pictures_of(
+def _images_of(
     root: Path, described: dict[str, Any], images: str | os.PathLike[str] | None, problems: list[str]
 ) -> list[tuple[str, PictureFolder, list[str]]]:
     """Return part, folder and paths of the images."""
@@ -226,7 +226,7 @@ def _of_polygon(numbers: Sequence[float]) -> tuple[float, float, float, float]:
     return min(y), min(x), max(y), max(x)
 
 
-def _without_picture(used: set[str]) -> list[PictureBoxes]:
+def _without_image(used: set[str]) -> list[PictureBoxes]:
     """Return the label files to which no image belongs, as images that do not exist."""
     folders = sorted({Path(file).parent for file in used})
     files = [file for folder in folders if folder.is_dir() for file in sorted(folder.glob("*.txt"))]

@@ -139,8 +139,8 @@ def _means(counts: np.ndarray) -> np.ndarray:
 def bootstrap_interval(pictures: np.ndarray) -> tuple[float, float]:
     """Return a 95 % interval of the mean IoU by a bootstrap over images (Efron, 1979).
 
-    Images are resampled, not pixels: neighbouring pixels are not independent. Frames of one video are not either, so
-    for these the interval is too narrow.
+    Images are resampled, not pixels: neighbouring pixels are not independent. Nor are frames of one video, for
+    which the interval is too narrow.
 
     Args:
         pictures: Pixels that are right, true and predicted, int [N, 3, C].

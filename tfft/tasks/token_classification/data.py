@@ -120,12 +120,12 @@ def load_tagged(
         words: Name of the list of words in JSON lines.
         tags: Name of the list of tags in JSON lines.
         validation: Share of the sentences to hold out, above 0 and below 1. The choice is by a hash of the words, so
-            a sentence that comes twice is not on both sides; sentences with a tag that no other has are not held
-            out. Of no effect where there are two files.
+            a sentence that occurs twice is not on both sides; sentences with a tag that no other has are not held
+            out. Has no effect if there are two files.
         seed: Picks another draw.
 
     Raises:
-        DataError: Listing, with their lines, sentences with another number of tags than words, without words, with
+        DataError: Listing, with their lines, sentences with unequal numbers of words and tags, without words, with
             words that are empty or contain spaces, and tags that only validation has.
 
     Example:
@@ -237,7 +237,7 @@ def _json_rows(
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            problems.append(f"{where}: no JSON ({error.msg} at column {error.colno}); expected one object per line")
+            problems.append(f"{where}: not JSON ({error.msg} at column {error.colno}); expected one object per line")
             continue
         names = list(row) if isinstance(row, dict) else []
         missing = [name for name in (words, tags) if name not in names]

@@ -165,7 +165,7 @@ class Transcription(Task):
         return encode(texts, range(blank))  # type: ignore[arg-type]
 
     def score_served(self, head: Head, outputs: Mapping[str, np.ndarray], labels: np.ndarray) -> Mapping[str, float]:
-        """Return the character error rate of the served texts, where it must be that of the metric."""
+        """Return the character error rate of the served texts, where it must equal the metric."""
         names = head.class_names or ()
         if " " in names or getattr(head, "beam_width", 1) > 1:  # spaces are stripped, and the metric decodes greedily
             return {}

@@ -192,10 +192,10 @@ def plan_cut(
     """Estimate the cost and the savings of features for each cut of a model, and choose one.
 
     Use it before :func:`tfft.unfreeze` to see what training more blocks costs, and after it to see whether
-    :func:`tfft.features.split_frozen` and :func:`tfft.features.extract` pay. Nothing in the model is changed.
+    :func:`tfft.features.split_frozen` and :func:`tfft.features.extract` are worthwhile. Nothing in the model changes.
 
     With N examples and E epochs, training on features costs N times the prefix and E N times a training step
-    of the suffix, without them E N times both; reading, converting the prefix and tracing are added.
+    of the suffix; without them, E N times both. Reading, converting the prefix and tracing are added.
 
     These are measured on one batch of the data, or of random numbers if only a number is given: the forward pass of
     each block and of the whole model in TensorFlow; the engine of ``extract`` on the prefix of the latest cut allowed,

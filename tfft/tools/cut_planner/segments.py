@@ -21,7 +21,7 @@ from tfft.features.functional_graph import Step, ancestors, descendants, divide,
 from tfft.keras_compat import flatten_layers, with_constants
 from tfft.layers.raw_input import RawInput
 
-FRONT, PIECES = "(pixels)", "(tokens)"  # the cut in front of the first block; no block has such a name
+FRONT, TOKENS = "(pixels)", "(tokens)"  # the cut in front of the first block; no block has such a name
 # What stays in a graph that was made flat where there are loops.
 _LOOPS = {"While", "StatelessWhile", "LoopCond", "PartitionedCall", "StatefulPartitionedCall"}
 
@@ -47,7 +47,7 @@ class Pieces:
 
     Attributes:
         flat: The whole model, from :func:`tfft.features.functional_graph.flatten`.
-        cuts: Names: :data:`FRONT`, or :data:`PIECES` of texts, then the blocks, each of which ends a prefix.
+        cuts: Names: :data:`FRONT`, or :data:`TOKENS` of texts, then the blocks, each of which ends a prefix.
         refused: For each cut why :func:`tfft.features.split_frozen` would not make it, or an empty string.
         crossing: For each cut the tensors of the flat model that a suffix starts from.
         pieces: From each cut to the next, the last one from the last cut to the end.
@@ -107,7 +107,7 @@ def take_apart(model: keras.Model, *, ignore_dropout: bool = False) -> Pieces:
     crossing = [_crossing(flat, steps, keys) for keys in inside]
     ends = [*crossing[1:], tuple(flat.outputs)]
     pieces = [_piece(flat, ends[k], keys) for k, keys in enumerate(inside)]
-    names = (PIECES if texts else FRONT, *(block.name for block in blocks))
+    names = (TOKENS if texts else FRONT, *(block.name for block in blocks))
     return Pieces(flat, names, tuple(refused), tuple(crossing), tuple(pieces), tuple(inside))
 
 
