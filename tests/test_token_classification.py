@@ -590,7 +590,7 @@ def test_the_only_sentence_with_a_tag_is_not_held_out():
         ("a.txt", "EU\tO\nx\t\n", "a.txt, line 1: the tag of word 2 is empty"),
         ("a.txt", "\tO\n", "a.txt, line 1: word 1 is empty"),
         ("a.txt", "EU O\n\nUN O\n", "All words have the tag O"),
-        ("a.jsonl", '{"tokens": ["a"], "tags": ["O", "B"]}', "a.jsonl, line 1: 1 words, but 2 tags"),
+        ("a.jsonl", '{"tokens": ["a"], "tags": ["O", "B"]}', "a.jsonl, line 1: 1 word, but 2 tags"),
         ("a.jsonl", '\n{"tokens": [], "tags": []}', "a.jsonl, line 2: a sentence without words"),
         ("a.jsonl", '{"token": ["a"], "tags": ["O"]}', "line 1: no list 'tokens'; there is token, tags. Did you mean"),
         ("a.jsonl", '{"tokens": ["a"], "tags": [1]}', r"line 1: the tags must be a list of str, received \[1\]"),
@@ -613,7 +613,7 @@ def test_all_faults_are_told_together(tmp_path):
 def test_what_is_no_tagged_data_is_refused(tmp_path):
     with pytest.raises(DataError, match="Received 1 sentences, but tags of 2"):
         load_tagged(([["a"]], [["O"], ["O"]]))
-    with pytest.raises(DataError, match="sentence 1: 1 words, but 2 tags"):
+    with pytest.raises(DataError, match="sentence 1: 1 word, but 2 tags"):
         load_tagged(([["a"], ["b"]], [["O"], ["O", "O"]]))
     with pytest.raises(DataError, match="Expected a file.*received int"):
         load_tagged(3)

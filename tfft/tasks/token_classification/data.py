@@ -286,7 +286,7 @@ def _faults(words: Any, tags: Any) -> list[str]:
         if isinstance(values, str) or not isinstance(values, Sequence) or not all(isinstance(v, str) for v in values):
             return [f"the {what} must be a list of str, received {values!r:.60}"]
     if len(words) != len(tags):
-        return [f"{len(words)} words, but {len(tags)} tags"]
+        return [f"{quantity(len(words), 'word')}, but {quantity(len(tags), 'tag')}"]
     if not words:
         return ["a sentence without words"]
     faults = [f"word {i + 1} is empty" for i, word in enumerate(words) if not word]
