@@ -133,7 +133,7 @@ def _houses(folder: pathlib.Path, side: int) -> Set:
 
 
 def _camvid(folder: pathlib.Path, side: int, patch: int = 64) -> Set:
-    """Patches of street scenes by their commonest class, of the classes that are commonest often enough."""
+    """Patches of street scenes by their majority class, of the classes that are it often enough."""
     parts = []
     for part in ("train", "val"):
         found = []

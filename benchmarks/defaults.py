@@ -4,7 +4,7 @@
 then prints the table, so a long run can go on in pieces: ``--minutes 20`` stops after so many, ``--table`` prints only.
 The sets are in ``benchmarks/default_sets.py``; FOLDER has ants_bees, sign_digits, houses, camvid, raccoon, fsdd, sst2
 and multi30k, and texts need ``--text-backbone``. Each set is also cut to 10 and 50 examples of a class. A fifth of the
-training examples chooses the epoch; the score is on test examples that choose nothing, and seconds are those of
+training examples chooses the epoch; the score is on test examples not used for selection, and seconds are those of
 ``finetune`` without an export. Sets marked with * are left out of everything that was tuned.
 """
 

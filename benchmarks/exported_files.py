@@ -1,8 +1,8 @@
 """Size, speed and accuracy of the exports of a model: ``python benchmarks/exported_files.py FOLDER``.
 
 The folder has one folder per class. A linear probe on EfficientNet-Lite0 is trained on the training examples. The files
-are measured on the held-out ones, which chose nothing: the accuracy, with its 95 % interval, and the median time of
-one example with one thread. Training examples show the range of the activations for int8.
+are measured on the held-out ones, which are not used for selection: the accuracy, with its 95 % interval, and the
+median time of one example with one thread. Training examples show the range of the activations for int8.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Speech synthesis learned from a synthesiser: word errors of an independent recogniser, MCD, durations, minutes.
+"""Speech synthesis learned from a synthesiser: word errors of an independent recognizer, MCD, durations, minutes.
 
     python benchmarks/speech_synthesis.py sentences.txt --flite /usr/bin/flite --copy 30
     python benchmarks/speech_synthesis.py sentences.txt --train 300 --test 30 --minutes 10
@@ -6,7 +6,7 @@
 
 Sentences (the first column of a text file, one per line) are spoken by flite (Debian package ``flite``); it prints the
 end of each phone (``-psdur``), which are the gold durations. Copy synthesis (real log-mel frames through Griffin-Lim)
-is measured first: no model with this vocoder can be better. The recogniser is pocketsphinx (``pip install pocketsphinx
+is measured first: no model with this vocoder can be better. The recognizer is pocketsphinx (``pip install pocketsphinx
 jiwer``), which shares nothing with the model. It is weak, so only differences count. With ``--like`` a speaker encoder
 (:mod:`speaker_encoder`) compares the clips with the voice and with another one, of which a run was the backbone.
 """
@@ -204,10 +204,10 @@ def train_and_measure(
         judge.word_error_rate(copies(read_clips(folder, rows[-len(said) :])), said),
         len(said),
     )
-    show("synthesised, unseen sentences", judge.word_error_rate(made, said), len(said))
+    show("synthesized, unseen sentences", judge.word_error_rate(made, said), len(said))
     if options.like:
         real = copies(read_clips(folder, rows[-len(said) :]))
-        compare_speakers(options, {"synthesised": made, "copy synthesis": real}, read_clips(folder, rows[:20]), texts)
+        compare_speakers(options, {"synthesized": made, "copy synthesis": real}, read_clips(folder, rows[:20]), texts)
 
 
 def compare_speakers(

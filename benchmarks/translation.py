@@ -4,9 +4,9 @@
 
 The folder holds ``train.tsv``, ``val.tsv`` and ``test.tsv`` with the columns ``en`` and ``de``, such as Multi30k
 (Elliott et al., "Multi30K: Multilingual English-German image descriptions", 2016). ``val.tsv`` chooses the epoch, and
-``test.tsv`` (the 2016 Flickr test set) chooses nothing. Scores are those of sacrebleu on texts as they are in the file,
-with their case and punctuation. ``--minutes`` bounds the training: the number of epochs follows from the time of some
-steps, and training stops at the bound.
+``test.tsv`` (the 2016 Flickr test set) is not used for selection. Scores are those of sacrebleu on texts as they are in
+the file, with their case and punctuation. ``--minutes`` bounds the training: the number of epochs follows from the time
+of some steps, and training stops at the bound.
 """
 
 from __future__ import annotations

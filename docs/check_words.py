@@ -23,6 +23,7 @@ WORDS = {
     "what is frozen": "frozen layers, frozen blocks",
     "what is known": "a noun, such as statistics",
     "wishes": "settings, config",
+    "commonest": "majority class, most common",
 }
 PATTERN = re.compile(r"\b(" + "|".join(WORDS).replace(" ", r"\s+") + r")\b", re.IGNORECASE)
 CODE = re.compile(r"^```.*?^```|``.+?``|`[^`\n]+`|^\s*(?:>>>|\.\.\.) .*?$", re.DOTALL | re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Small data sets with boxes, written in each format, and the task that reads them."""
+"""Small datasets with boxes, written in each format, and the task that reads them."""
 
 import json
 from pathlib import Path

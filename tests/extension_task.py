@@ -103,7 +103,7 @@ class Ordinal(Task):
 
     def unsupported(self, config):
         if config.class_weight:
-            yield "class_weight has no meaning for grades"
+            yield "class_weight does not apply to grades"
 
     def format_prediction(self, name, outputs):
         return f"{name} is {outputs['name']}" if "name" in outputs else super().format_prediction(name, outputs)

@@ -1,6 +1,6 @@
-"""Data sets with planted faults, and clean ones of the same kind.
+"""Datasets with planted faults, and clean ones of the same kind.
 
-`PICTURES` and `TABLES` list the faults: each is put into a clean data set by a function, and says the kind of finding
+`PICTURES` and `TABLES` list the faults: each is put into a clean dataset by a function, and says the kind of finding
 that must name it and the places that must be in it.
 """
 

@@ -49,7 +49,7 @@ def small(**settings):
 QUICK = {"task": "speech_synthesis", "batch_size": 8, "verbose": False}
 
 
-def recognise(wave):
+def recognize(wave):
     """The letters of a waveform: the nearest tone of each frame with sound, runs of at least 3 frames as one letter.
 
     Phases that Griffin-Lim finds let a tone swell and fade, so a frame inside of one may be much quieter than others.

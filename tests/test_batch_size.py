@@ -155,7 +155,7 @@ def test_no_batch_is_larger_than_the_data():
     assert "there are 20 examples" in found.reason
     assert max(t.size for t in find_batch_size(network(), examples(20), start=64).trials) == 16
     batch = next(iter(examples(5)))
-    assert find_batch_size(network(), batch, limit=50).largest == 32  # a batch is no data set
+    assert find_batch_size(network(), batch, limit=50).largest == 32  # a batch is no dataset
 
 
 def test_the_smallest_of_the_fast_sizes_is_chosen():

@@ -16,7 +16,7 @@ from tfft.tasks.object_detection.annotations import (
     BoxedObject,
     PictureBoxes,
     encode,
-    fit_to_picture,
+    fit_to_image,
     follow,
 )
 from tfft.tasks.object_detection.box_report import small_objects
@@ -150,11 +150,11 @@ def test_a_label_has_classes_corners_and_the_size_of_the_picture(tmp_path):
     assert encode(truth(tmp_path)[4:], ("cat",)).shape == (1, 1, 7), "there is a row where there is no object"
 
 
-def fitted(*box, height=100, width=200, normalised=False, turned=False, **fields):
+def fitted(*box, height=100, width=200, normalized=False, turned=False, **fields):
     one = PictureBoxes.of(
-        "x.jpg", "x.xml", [BoxedObject(box, "cat", "x.xml: object 1")], normalised=normalised, **fields
+        "x.jpg", "x.xml", [BoxedObject(box, "cat", "x.xml: object 1")], normalized=normalized, **fields
     )
-    return fit_to_picture(one, height, width, turned)
+    return fit_to_image(one, height, width, turned)
 
 
 def test_a_box_a_little_outside_is_clipped_and_one_without_area_left_out():
@@ -167,7 +167,7 @@ def test_a_box_a_little_outside_is_clipped_and_one_without_area_left_out():
     assert not result.faults
     assert result.empty == ["x.xml: object 1"]
     assert not len(result.picture)
-    result = fitted(0.25, 0.5, 0.5, 1.0, normalised=True)
+    result = fitted(0.25, 0.5, 0.5, 1.0, normalized=True)
     assert result.picture.boxes.tolist() == [[25, 100, 50, 200]]
     assert not result.clipped
 
@@ -183,7 +183,7 @@ def test_a_box_a_little_outside_is_clipped_and_one_without_area_left_out():
         ((120, 20, 140, 60), {}, "reaches 40 pixels out"),
         ((60, 20, 10, 80), {}, "is reversed .* another order, or a width and a height taken for corners"),
         ((0.1, 0.2, 0.5, 0.9), {}, r"is in shares of the image \(0 to 1\). Expected pixels"),
-        ((0.1, 0.2, 0.5, 1.5), {"normalised": True}, "reaches 100 pixels out"),
+        ((0.1, 0.2, 0.5, 1.5), {"normalized": True}, "reaches 100 pixels out"),
         ((0, 0, 9, 9), {"height": 50, "width": 100}, "annotated with 50 x 100 .* but it has 100 x 200"),
         (
             (0, 0, 9, 9),
@@ -194,12 +194,12 @@ def test_a_box_a_little_outside_is_clipped_and_one_without_area_left_out():
 )
 def test_a_box_that_does_not_fit_its_picture_is_a_fault(box, fields, sentence):
     one = PictureBoxes.of("x.jpg", "x.xml", [BoxedObject(box, "cat", "x.xml: object 1")], **fields)
-    [fault] = fit_to_picture(one, 100, 200, turned="EXIF" in sentence).faults
+    [fault] = fit_to_image(one, 100, 200, turned="EXIF" in sentence).faults
     with pytest.raises(ValueError, match=sentence):
         raise ValueError(fault)
 
 
-# --- data sets of pictures with boxes
+# --- datasets of pictures with boxes
 
 
 @pytest.fixture

@@ -58,7 +58,7 @@ def test_a_fault_is_named_by_its_place(write, name, fault, tmp_path):
         load_boxes(tmp_path, strict=True)
 
 
-def test_a_single_file_is_recognised(tmp_path):
+def test_a_single_file_is_recognized(tmp_path):
     for write, name, form in (
         (as_cvat, "annotations.xml", "CVAT"),
         (as_label_studio, "project-1.json", "Label Studio"),

@@ -1,4 +1,4 @@
-"""Readers of boxes: every format gives the same labels, parts are kept, and sources are recognised."""
+"""Readers of boxes: every format gives the same labels, parts are kept, and sources are recognized."""
 
 import dataclasses
 import json
@@ -39,10 +39,10 @@ from tfft.data import load
 from tfft.errors import DataError, PlanError
 from tfft.inspection import check_splits
 from tfft.recipes.run_data import load_run_data
-from tfft.tasks.object_detection.annotations import encode, fit_to_picture
+from tfft.tasks.object_detection.annotations import encode, fit_to_image
 from tfft.tasks.object_detection.data import load_boxes, read_boxes
 from tfft.tasks.object_detection.drawing import class_colour
-from tfft.tasks.object_detection.formats import read_annotations, recognise
+from tfft.tasks.object_detection.formats import read_annotations, recognize
 
 FORM_NAMES = {
     "coco": "COCO", "roboflow": "COCO", "voc": "Pascal VOC", "small voc": "Pascal VOC", "voc beside": "Pascal VOC",
@@ -55,7 +55,7 @@ def objects_of(annotations):
     """The objects in whole pixels, as the writers take them."""
     found = []
     for one, name in zip(annotations.pictures, paths_of(annotations), strict=True):
-        fitted = fit_to_picture(one, *SIZES[name])
+        fitted = fit_to_image(one, *SIZES[name])
         assert not fitted.faults
         boxes = np.round(fitted.picture.boxes).astype(int).tolist()
         found += [(name, label, tuple(box)) for label, box in zip(one.class_names, boxes, strict=True)]
@@ -65,7 +65,7 @@ def objects_of(annotations):
 @pytest.mark.parametrize("form", FORMS)
 def test_every_format_gives_the_same_labels(tmp_path, form):
     source = FORMS[form](tmp_path)
-    assert recognise(source).form == FORM_NAMES[form]
+    assert recognize(source).form == FORM_NAMES[form]
     examples = read_boxes(source, NAMES)
     assert [os.path.basename(path) for path in examples.paths] == list(SIZES)
     np.testing.assert_allclose(examples.labels, encode(truth(tmp_path), NAMES), atol=1e-6)
@@ -99,7 +99,7 @@ def test_shares_and_widths_in_a_table_are_known_by_their_values_and_columns(tmp_
     rows = [("ImageID", "LabelName", "XMin", "YMin", "XMax", "YMax"), ("a", "cat", 0.05, 0.05, 0.5, 0.5)]
     (tmp_path / "shares.csv").write_text("\n".join(",".join(map(str, row)) for row in rows))
     [one] = read_annotations(tmp_path / "shares.csv").pictures
-    assert one.normalised
+    assert one.normalized
     assert one.path.endswith("a.png")
     (tmp_path / "sized.csv").write_text("image,name,x,y,w,h\na.png,cat,3,2,27,18\n")
     assert read_annotations(tmp_path / "sized.csv").pictures[0].boxes.tolist() == [[2, 3, 20, 30]]
@@ -242,22 +242,22 @@ def test_a_folder_without_annotations_is_told_what_was_looked_for(tmp_path):
     with pytest.raises(
         DataError, match="(?s)without any. Looked for:.*COCO: .*Pascal VOC: .*YOLO: .*a table"
     ) as caught:
-        recognise(tmp_path)
+        recognize(tmp_path)
     assert "data.yaml" in str(caught.value)
     with pytest.raises(DataError, match="does not exist. Did you mean 'photos'"):
-        recognise(tmp_path / "photo")
-    with pytest.raises(DataError, match="Expected a folder or file with annotations. Received: a int"):
-        recognise(3)
+        recognize(tmp_path / "photo")
+    with pytest.raises(DataError, match="Expected a folder or file with annotations. Received: int"):
+        recognize(3)
     write_coco(tmp_path / "a.json")
     write_voc(tmp_path / "Annotations")
     with pytest.raises(
         DataError, match="annotations in one format. Received: .* COCO .* Pascal VOC .* Give one of them"
     ):
-        recognise(tmp_path)
+        recognize(tmp_path)
     shutil.rmtree(tmp_path / "Annotations")
     write_coco(tmp_path / "b.json")
     with pytest.raises(DataError, match="one annotation file per part. Received: .*a.json, .*b.json"):
-        recognise(tmp_path)
+        recognize(tmp_path)
 
 
 def test_pictures_elsewhere_are_named_with_images(tmp_path, detection):  # noqa: F811
@@ -275,7 +275,7 @@ def test_pictures_elsewhere_are_named_with_images(tmp_path, detection):  # noqa:
     assert "images: 5 in COCO" in data.report
     with pytest.raises(PlanError, match="augment=rand cannot augment images with boxes. .* expected: flip, crop"):
         load_run_data(file, dataclasses.replace(config, augment="rand"))
-    with pytest.raises(DataError, match="Expected images= to be the folder of the images"):
+    with pytest.raises(DataError, match="Expected images= to be a folder of images"):
         load(file, task="object_detection", images=tmp_path / "nowhere")
     with pytest.raises(DataError, match="images='x' does not apply to a folder of images"):
         load(tmp_path / "far", images="x")

@@ -123,7 +123,7 @@ def test_first_epochs_are_cut_then_blocks_then_epochs_again(seconds, blocks, epo
     cut = budget.within(plan, float(seconds), seconds / 60, Machine())
     assert (cut.phases[1].unfreeze, cut.phases[1].epochs) == (blocks, epochs)
     assert Machine().expect(cut).seconds <= seconds
-    assert ("in place of 10 epochs of all blocks" in cut.reasons["minutes"]) == (seconds < 120)
+    assert ("instead of 10 epochs of all blocks" in cut.reasons["minutes"]) == (seconds < 120)
 
 
 def test_what_cannot_be_cut_further_says_how_long_it_takes():

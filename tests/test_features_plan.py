@@ -376,7 +376,7 @@ def test_errors(made):
         tools.plan_cut("residual", 10, 1)
     with pytest.raises(DataError, match="Received list"):
         tools.plan_cut(model, [1, 2], 1)
-    with pytest.raises(PlanError, match="Pass the examples in place of their number"):
+    with pytest.raises(PlanError, match="Pass the examples instead of their number"):
         tools.plan_cut(made("transformer"), 10, 1)
     tfft.freeze(model)
     model.get_layer("logits").trainable = False

@@ -61,7 +61,7 @@ def objective(features, labels, solved, l2):
     return -log[np.arange(len(labels)), labels].mean() + l2 * np.sum(solved.kernel**2)
 
 
-def test_lbfgs_minimises_functions_of_different_shape_side_by_side():
+def test_lbfgs_minimizes_functions_of_different_shape_side_by_side():
     rng = np.random.default_rng(0)
     curvatures, lowest = np.exp(rng.normal(size=(3, 30)) * [[0.1], [1], [2]]), rng.normal(size=(3, 30))
 
@@ -69,10 +69,10 @@ def test_lbfgs_minimises_functions_of_different_shape_side_by_side():
         away = points - lowest[which]
         return 1 + np.sum(curvatures[which] * away**2, 1), 2 * curvatures[which] * away
 
-    found = lbfgs.minimise(bowls, np.zeros((3, 30)), tolerance=1e-13, steps=500)
+    found = lbfgs.minimize(bowls, np.zeros((3, 30)), tolerance=1e-13, steps=500)
     assert found.converged
     np.testing.assert_allclose(found.values, lowest, atol=1e-5)
-    assert not lbfgs.minimise(bowls, np.zeros((3, 30)), tolerance=1e-12, steps=3).converged
+    assert not lbfgs.minimize(bowls, np.zeros((3, 30)), tolerance=1e-12, steps=3).converged
 
 
 @each_head

@@ -98,7 +98,7 @@ def test_balanced_sampling_and_focal_loss_are_used_and_written(tmp_path):
     plain = finetune(backbone(), squares((40, 10)), **{**settings, "sampling": None}, **QUICK)
     assert plain.history.rows[0]["loss"] != run.history.rows[0]["loss"]
     ready = tf.data.Dataset.from_tensor_slices(squares()).batch(8)
-    with pytest.raises(PlanError, match="A ready dataset has its own order"):
+    with pytest.raises(PlanError, match="A tf.data.Dataset has its own order"):
         finetune(backbone(), (ready, ready, ["a", "b"]), sampling="balanced", verbose=False)
 
 

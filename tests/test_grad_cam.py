@@ -115,6 +115,9 @@ def test_what_cannot_be_explained_is_said():
     model = told_apart()
     with pytest.raises(PlanError, match="has no class 'rde'. Did you mean 'red'"):
         grad_cam(model, IMAGES, "rde")
+    unnamed = keras.Sequential([keras.Input(IMAGES.shape[1:]), L.Conv2D(2, 3), L.GlobalAveragePooling2D()])
+    with pytest.raises(PlanError, match=r"has no class 'red'. It has no class names: pass a class number\."):
+        grad_cam(unnamed, IMAGES, "red")
     with pytest.raises(PlanError, match="Expected a class from 0 to 1. Received: 2"):
         grad_cam(model, IMAGES, 2)
     with pytest.raises(DataError, match=r"Received: shape \(32, 32, 3\). For one image: image\[None\]"):

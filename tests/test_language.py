@@ -18,7 +18,7 @@ from tfft.errors import BackboneError, DataError, ExportError, PlanError
 from tfft.keras_compat import flatten_layers
 from tfft.layers.lora import pairs_of
 from tfft.tasks import causal_lm
-from tfft.tasks.causal_lm.data import pieces_of
+from tfft.tasks.causal_lm.data import tokens_of
 
 pytestmark = pytest.mark.text
 slow_fixtures = ("preset",)
@@ -72,7 +72,7 @@ def run(preset, tmp_path_factory):
 def test_windows_hold_everything_once_and_nothing_is_predicted_across_documents():
     tokenizer = byte_tokenizer()
     texts = ["the quick", "a", "", "brown fox"]
-    pieces = [pieces_of(text, tokenizer) for text in texts]
+    pieces = [tokens_of(text, tokenizer) for text in texts]
     stream = np.concatenate(pieces)
     batches = list(causal_lm.windows(texts, tokenizer, 8, batch_size=2).as_numpy_iterator())
     inputs, following, weights = (np.concatenate([b[i] if i else b[0]["token_ids"] for b in batches]) for i in range(3))
@@ -97,7 +97,7 @@ def test_perplexity_is_that_of_the_logits(preset):
     found = causal_lm.perplexity(model, texts, batch_size=2)
     losses, count = [], 0
     for text in texts:
-        cut = pieces_of(text, model.preprocessor.tokenizer)
+        cut = tokens_of(text, model.preprocessor.tokenizer)
         for start in range(0, len(cut) - 1, 16):
             part = cut[start : start + 17]
             ids = part[None, :-1]

@@ -68,7 +68,7 @@ def test_a_kind_of_data_of_ones_own_is_read_learned_and_measured(measurements, t
     assert (values.shape, sorted(labels.numpy().tolist())) == ((18, 4), [0] * 9 + [1] * 9)
     with pytest.raises(DataError, match="'storm' has no usable reading"):
         data.load(tmp_path / "data", digits=1)
-    with pytest.raises(DataError, match="label='x' does not apply to a folder of readings, which takes digits"):
+    with pytest.raises(DataError, match="label='x' does not apply to a folder of readings. Settings that.*digits"):
         data.load(tmp_path / "data", label="x")
     with pytest.raises(TypeError, match="load has no setting 'digit'. Did you mean 'digits'"):
         data.load(tmp_path / "data", digit=1)

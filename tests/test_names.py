@@ -78,7 +78,7 @@ WRITTEN = {
     "of a Mac": (lambda i: (f"{MAC_CAFE}{i}.png", f"Tea{i}.png"), "4 in another Unicode form"),
     "with other capitals": (lambda i: (f"{CAFE}{i}.PNG", f"tea{i}.png"), "8 with different capitalization"),
     "without extension": (lambda i: (f"{CAFE}{i}", f"Tea{i}"), "8 without their extension"),
-    "of Windows": (lambda i: (f".\\{CAFE}{i}.png", f".\\Tea{i}.png"), "8 with \\ in place of /"),
+    "of Windows": (lambda i: (f".\\{CAFE}{i}.png", f".\\Tea{i}.png"), "8 with \\ instead of /"),
 }
 
 

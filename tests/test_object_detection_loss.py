@@ -65,12 +65,12 @@ def assigned_by_loops(labels, probability, boxes, centres):
 
 
 def loss_by_loops(labels, output):
-    total, normaliser = 0.0, 0.0
+    total, normalizer = 0.0, 0.0
     for rows, points in zip(labels.astype(float), output.astype(float), strict=True):
         logits, boxes, centres = points[:, :-6], points[:, -6:-2], points[:, -2:]
         probability = 1 / (1 + np.exp(-logits))
         quality, classes, truth = assigned_by_loops(rows, probability, boxes, centres)
-        normaliser += quality.sum()
+        normalizer += quality.sum()
         for p in range(len(points)):
             for c in range(logits.shape[1]):
                 target = quality[p] if classes[p] == c else 0.0
@@ -81,7 +81,7 @@ def loss_by_loops(labels, output):
                 total += weight * entropy
             if quality[p]:
                 total += 2 * quality[p] * (1 - giou_of(truth[p], boxes[p]))
-    return total / max(normaliser, 1.0)
+    return total / max(normalizer, 1.0)
 
 
 def random_boxes(*shape):
@@ -242,7 +242,7 @@ def test_the_gradient_does_not_pass_through_the_assignment():
     assert slopes[at][c] == pytest.approx(q * (p - q) / max(1, float(tf.reduce_sum(found.quality))), rel=1e-4)
 
 
-def test_the_batch_is_normalised_as_a_whole():
+def test_the_batch_is_normalized_as_a_whole():
     labels, output = labels_of(*CASES["an empty picture"]), output_of()
     each = DetectionLoss(reduction=None)(labels, output).numpy()
     assert each.shape == (2,)

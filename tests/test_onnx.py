@@ -14,7 +14,7 @@ needs_converter = pytest.mark.skipif(not HAS_CONVERTER, reason="onnx2keras is no
 
 
 def network(epsilon=1e-5, opset=13):
-    """A convolution with batch normalisation, a shortcut and a classifier, channels first."""
+    """A convolution with batch normalization, a shortcut and a classifier, channels first."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 

@@ -128,7 +128,7 @@ def test_interpolation_never_ends_worse_than_either_end():
 
 
 @pytest.mark.nightly
-def test_a_reinitialised_block_that_does_not_help_comes_back():
+def test_a_reinitialized_block_that_does_not_help_comes_back():
     model = network()
     train(model, stripes(256), stripes(seed=9), [Phase("first", "all", 4, 1e-2)], verbose=False)
     before = weights(model)

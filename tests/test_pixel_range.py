@@ -12,7 +12,7 @@ import tfft
 from tfft.backbones.fetch.resolver import resolve
 from tfft.backbones.savedmodel import open_savedmodel
 from tfft.backbones.savedmodel.pixel_range import range_of
-from tfft.backbones.savedmodel.range_check import drawn_picture
+from tfft.backbones.savedmodel.range_check import drawn_image
 
 K2, L = tf_keras.layers, keras.layers
 BORDER = [[0, 0], [1, 1], [1, 1], [0, 0]]
@@ -225,16 +225,16 @@ def test_statistics_tell_the_range_where_the_scaling_is_hidden(lite0, hide, want
 
 
 def test_the_drawn_picture_resembles_a_photograph():
-    picture = drawn_picture(96, 128, 3)
+    picture = drawn_image(96, 128, 3)
     assert picture.shape == (96, 128, 3)
     assert 0.35 < picture.mean() < 0.55
     assert 0.18 < picture.std() < 0.3
-    np.testing.assert_array_equal(picture, drawn_picture(96, 128, 3))
+    np.testing.assert_array_equal(picture, drawn_image(96, 128, 3))
     spectrum = np.abs(np.fft.fft2(picture[:, :96].mean(-1))) ** 2
     low, high = spectrum[2, :8].mean(), spectrum[32, :8].mean()
     assert low > 30 * high  # falls with the frequency, as in photographs
-    assert drawn_picture(8, 8, 1).shape == (8, 8, 1)
-    assert drawn_picture(8, 8, 4).shape == (8, 8, 4)
+    assert drawn_image(8, 8, 1).shape == (8, 8, 1)
+    assert drawn_image(8, 8, 4).shape == (8, 8, 4)
 
 
 def _classifier(folder, size, bias=0.1, hidden=tf.nn.relu, end=tf.nn.softmax, classes=6, strength=30, constant=0.0):

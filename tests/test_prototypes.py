@@ -67,7 +67,7 @@ def test_it_is_discriminant_analysis_with_a_round_spread():
     np.testing.assert_allclose(log_softmax(logits_of(found, fresh), 1), other.predict_log_proba(fresh), atol=1e-6)
 
 
-def test_cosine_labels_are_those_of_normalised_features_though_the_head_is_linear():
+def test_cosine_labels_are_those_of_normalized_features_though_the_head_is_linear():
     features, labels = clouds()
     fresh, _ = clouds(300, seed=1)
     found = nearest_mean_head(features, labels, HEAD)

@@ -250,7 +250,7 @@ def test_all_wrong_settings_are_told_at_once_before_anything_is_loaded():
 def test_bad_data_stops_before_the_backbone_is_opened():
     with pytest.raises(DataError, match="no-such-folder"):
         finetune("no-such-backbone", "no-such-folder")
-    with pytest.raises(DataError, match="Received: a dict"):
+    with pytest.raises(DataError, match="Received: dict"):
         finetune("no-such-backbone", {})
     with pytest.raises(DataError, match="all 4 examples have the label '0'"):
         finetune("no-such-backbone", (np.zeros((4, 8, 8)), np.zeros(4, int)))
@@ -412,7 +412,7 @@ def test_augmented_runs_repeat_and_ready_datasets_are_not_augmented():
     for one, other in zip(run.model.get_weights(), again.model.get_weights(), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)  # cached and not
     dataset = tf.data.Dataset.from_tensor_slices((np.repeat(images[..., None], 3, -1), labels)).batch(8)
-    with pytest.raises(PlanError, match="For a ready dataset, augment with its own map"):
+    with pytest.raises(PlanError, match="For a tf.data.Dataset, augment in its own map"):
         finetune(backbone(), (dataset, dataset, ["a", "b"]), **settings)
 
 

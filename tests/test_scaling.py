@@ -344,7 +344,7 @@ def test_numbers_and_paths_are_checked_together():
     with pytest.raises(PlanError, match="Nadam cannot take over slots"):
         LayerwiseOptimizer(MAKERS["nadam"](), {}, {"a": 1})
     model = make_model()
-    with pytest.raises(PlanError, match=r"'low/kernal' is no trainable variable. Did you mean 'low/kernel'"):
+    with pytest.raises(PlanError, match=r"'low/kernal' is not a trainable variable. Did you mean 'low/kernel'"):
         train(model, LayerwiseOptimizer(MAKERS["sgd"](), {"low/kernal": 0.5}))
     with pytest.raises(PlanError, match="All factors are 0"):
         train(model, LayerwiseOptimizer(MAKERS["sgd"](), {v.path: 0 for v in model.trainable_variables}))
@@ -408,7 +408,7 @@ def test_a_new_variable_starts_with_the_whole_step_beside_carried_ones(name):
     carried = transfer_slots(first, second)
     assert sorted(carried.ages.items()) == [("high/bias", 8), (HIGH, 8)]
     assert carried.fresh == ("mid/kernel", "mid/bias")
-    assert carried.note == "Adam{} goes on with what it knew of 2 variables; 2 start afresh.".format(
+    assert carried.note == "Adam{} keeps its state of 2 variables; 2 start afresh.".format(
         "W" if name == "adamw" else ""
     )
     after = train(model, second)
@@ -617,7 +617,7 @@ def test_without_weight_decay_nothing_decays(name):
 
 
 @pytest.mark.parametrize("settings", [{}, {"layer_decay": 0.5}])
-def test_weight_decay_spares_biases_and_normalisation(tiny_model, settings):
+def test_weight_decay_spares_biases_and_normalization(tiny_model, settings):
     freezing.unfreeze(tiny_model, "all", batch_norm="train")
     optimizer = build_optimizer(phase(optimizer="adamw", weight_decay=0.5, **settings), tiny_model, 10)
     for v in tiny_model.trainable_variables:

@@ -161,7 +161,7 @@ def test_no_step():
     [
         ([], "start at step 0"),
         ([(1, 2, 0.1, 0.2)], "start at step 0"),
-        ([(0, 2, 0.1, 0.2), (0, 3, 0.1, 0.2)], "go on in order"),
+        ([(0, 2, 0.1, 0.2), (0, 3, 0.1, 0.2)], "follow in order"),
         ([(0, 2, 0.1, 0.2, "square")], "'linear' or 'cosine', received square"),
         ([(0, 2, 0.1, -0.2)], "negative"),
     ],

@@ -251,7 +251,7 @@ def test_scores_are_those_of_loops():
     again = Scores.from_dict(json.loads(json.dumps(scores.to_dict())))
     assert str(again) == str(scores)
     assert scores.summary.startswith(f"mean IoU {scores.value:.4f} (95 % interval")
-    assert "5 images), commonest class 0." in scores.summary
+    assert "5 images), majority class 0." in scores.summary
     assert "iou of a" not in str(scores)
 
 

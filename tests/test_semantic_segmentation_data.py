@@ -69,7 +69,7 @@ def as_transparent_colours(classes):
 
 
 def as_palette_of_colours(classes):
-    """Numbers of colours as an optimiser of PNG files gives them, which are not those of the classes."""
+    """Numbers of colours as an optimizer of PNG files gives them, which are not those of the classes."""
     values, numbers = np.unique(255 - classes, return_inverse=True)
     return with_palette(numbers.reshape(classes.shape).astype(np.uint8), coloured(255 - values))
 
@@ -493,7 +493,7 @@ def test_colours_need_a_table_that_knows_them(tmp_path):
         load_masks(folder)
 
 
-def test_soft_edges_are_recognised(tmp_path):
+def test_soft_edges_are_recognized(tmp_path):
     ramp = np.zeros((64, 64), np.uint8)
     ramp[:, 32:] = 255
     ramp[0, :20] = np.arange(20) * 12 + 5  # blurred

@@ -111,7 +111,7 @@ def test_selected_blocks_can_be_passed_on(model):
         (0.0, "above 0 and at most 1"),
         (1.5, "above 0 and at most 1"),
         ("blokc1", "Did you mean 'block1'.*Blocks: stem, block0, block1, block2"),
-        ("block(", "nor a valid regular expression"),
+        ("block(", "nor a valid regular expression.*Blocks: stem, block0"),
         ("", "matches no block"),
         (slice(7, 9), "matches none of the 4 blocks"),
         (["block1", "nope", 3], r"(?s)2 problems.*'nope' matches no block.*received 3"),

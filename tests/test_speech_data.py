@@ -139,7 +139,7 @@ def test_faults_are_named_together(tmp_path):
         ),
         ([{"audio": "0.wav", "text": "abc", "durations": "x y z"}] * 2, "expected durations in seconds"),
         ([{"audio": "0.wav", "phonemes": "", "text": "abc"}] * 2, "no phonemes for 0.wav"),
-        ([{"audio": "0.wav", "words": "abc"}] * 2, "has no column 'normalised'.*It has: 'audio', 'words'"),
+        ([{"audio": "0.wav", "words": "abc"}] * 2, "has no column 'normalized'.*It has: 'audio', 'words'"),
     ],
 )
 def test_faults_of_rows(tmp_path, rows, match):

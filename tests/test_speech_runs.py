@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from planted_voice import LENGTH, LETTERS, QUICK, RATE, STEP, ljspeech, recognise, small, texts
+from planted_voice import LENGTH, LETTERS, QUICK, RATE, STEP, ljspeech, recognize, small, texts
 from v0_cases import _determinism_ends  # noqa: F401
 
 import tfft
@@ -42,7 +42,7 @@ def test_a_planted_voice_is_learned_and_speaks(run, tmp_path):
     for row, text in enumerate(asked):
         wave = found["audio"][row][: lengths[row]]
         assert lengths[row] == pytest.approx((len(text) * LENGTH + 6) * STEP, abs=4 * STEP)
-        assert recognise(wave) == text
+        assert recognize(wave) == text
         assert not found["audio"][row][lengths[row] :].any()
 
 

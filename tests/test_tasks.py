@@ -102,7 +102,7 @@ def test_a_task_from_outside_reads_labels_and_changes_plans(ordinal):
             tfft.config.RunConfig(task="ordinal"),
             plan=tfft.plans.few_shot(),
         )
-    with pytest.raises(PlanError, match="class_weight has no meaning for grades"):
+    with pytest.raises(PlanError, match="class_weight does not apply to grades"):
         tfft.finetune("none", "nowhere/", task="ordinal", class_weight="balanced", verbose=False)
 
 

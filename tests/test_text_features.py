@@ -105,7 +105,7 @@ def parts(model):
 def narrow(monkeypatch):
     """Windows of 8 texts, computed 16 pieces at a time, read three at a time."""
     monkeypatch.setattr(batching, "WINDOW", 4)
-    monkeypatch.setattr(batching, "PIECES", 16)
+    monkeypatch.setattr(batching, "TOKENS_AT_ONCE", 16)
     monkeypatch.setattr("tfft.features.sources._TEXTS", 3)
 
 
@@ -240,7 +240,7 @@ def test_litert_gives_the_same(parts, narrow):
 @pytest.mark.slow
 def test_a_plan_is_for_texts_of_mean_length(model):
     plan = tools.plan_cut(model, (TEXTS, LABELS), 3, batch_size=8, measure=1e9)
-    assert (plan.choice, plan.cuts[0].block, plan.cuts[0].refused) == ("layer_0", "(pieces)", "only pieces")
+    assert (plan.choice, plan.cuts[0].block, plan.cuts[0].refused) == ("layer_0", "(tokens)", "only tokens")
     mean = round(LENGTHS[:8].mean())
     assert ((mean, WIDTH), "float32") in plan.cuts[2].crossing
     assert f"texts of {mean} tokens, the mean of the first 8" in plan.notes[0]

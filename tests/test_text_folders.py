@@ -46,7 +46,7 @@ def test_a_vocabulary_in_tokenizer_json_is_the_same(bert, lowercase):
     (bert / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": lowercase}))
     known = said(bert)
     (bert / "vocab.txt").unlink()
-    (bert / "tokenizer_config.json").unlink()  # the normaliser says the same
+    (bert / "tokenizer_config.json").unlink()  # the normalizer says the same
     vocabulary = {word: number for number, word in enumerate(WORDS) if number > 4}
     marks = [{"id": number, "content": word} for number, word in enumerate(WORDS[:5])]
     normal = {"type": "BertNormalizer", "lowercase": lowercase, "strip_accents": None, "handle_chinese_chars": True}
@@ -57,7 +57,7 @@ def test_a_vocabulary_in_tokenizer_json_is_the_same(bert, lowercase):
 
 
 @pytest.mark.nightly
-def test_what_the_settings_say_goes_before_the_normaliser(bert):
+def test_what_the_settings_say_goes_before_the_normalizer(bert):
     (bert / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": True, "strip_accents": False}))
     known = said(bert)
     (bert / "vocab.txt").unlink()

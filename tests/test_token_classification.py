@@ -552,9 +552,7 @@ def test_conll_columns_are_read_and_broken_sequences_reported(tmp_path):
     assert data.train.labels.dtype == np.int32
     assert (len(data.train), data.train.words) == (3, 5)
     assert data.train.counts == {"O": 1, "B-ORG": 1, "B-PER": 1, "I-LOC": 1, "I-PER": 1}
-    assert data.report.notes[0].startswith(
-        "I- tags that do not follow a word of the same type, in the training sentences: 1, the first"
-    )
+    assert data.report.notes[0].startswith("1 I- tag in the training sentences does not follow a word of the same type")
     assert f"{path}, line 9, word 1 ('Brussels', I-LOC)" in data.report.notes[0]
 
 
@@ -592,12 +590,12 @@ def test_the_only_sentence_with_a_tag_is_not_held_out():
         ("a.txt", "EU\tO\nx\t\n", "a.txt, line 1: the tag of word 2 is empty"),
         ("a.txt", "\tO\n", "a.txt, line 1: word 1 is empty"),
         ("a.txt", "EU O\n\nUN O\n", "All words have the tag O"),
-        ("a.jsonl", '{"tokens": ["a"], "tags": ["O", "B"]}', "a.jsonl, line 1: 1 words, but 2 tags"),
+        ("a.jsonl", '{"tokens": ["a"], "tags": ["O", "B"]}', "a.jsonl, line 1: 1 word, but 2 tags"),
         ("a.jsonl", '\n{"tokens": [], "tags": []}', "a.jsonl, line 2: a sentence without words"),
         ("a.jsonl", '{"token": ["a"], "tags": ["O"]}', "line 1: no list 'tokens'; there is token, tags. Did you mean"),
         ("a.jsonl", '{"tokens": ["a"], "tags": [1]}', r"line 1: the tags must be a list of str, received \[1\]"),
         ("a.jsonl", '{"tokens": "ab", "tags": ["O"]}', "line 1: the words must be a list of str, received 'ab'"),
-        ("a.jsonl", "{", "line 1: no JSON"),
+        ("a.jsonl", "{", "line 1: not JSON"),
     ],
 )
 def test_faults_of_a_file_are_told_with_their_line(tmp_path, name, text, match):
@@ -615,7 +613,7 @@ def test_all_faults_are_told_together(tmp_path):
 def test_what_is_no_tagged_data_is_refused(tmp_path):
     with pytest.raises(DataError, match="Received 1 sentences, but tags of 2"):
         load_tagged(([["a"]], [["O"], ["O"]]))
-    with pytest.raises(DataError, match="sentence 1: 1 words, but 2 tags"):
+    with pytest.raises(DataError, match="sentence 1: 1 word, but 2 tags"):
         load_tagged(([["a"], ["b"]], [["O"], ["O", "O"]]))
     with pytest.raises(DataError, match="Expected a file.*received int"):
         load_tagged(3)

@@ -115,7 +115,7 @@ def test_a_phase_that_only_does_harm_gives_back_the_weights_from_before_it():
     assert history.best["fine-tune"] == 0
     assert all(np.array_equal(v, kept[v.path]) for v in model.weights)
     assert history.audits["fine-tune"].ok  # it did train, it only did not help
-    assert "no epoch was better on the validation examples than the initial weights" in history.notes[-1]
+    assert "no epoch was better on the validation examples than the weights before this phase" in history.notes[-1]
 
 
 @pytest.mark.slow

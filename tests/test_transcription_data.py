@@ -175,7 +175,7 @@ def test_recordings_without_sound_and_of_other_rates_are_named_with_their_lines(
         write_wav(tmp_path / f"{at}.wav", 0.01 * wave if at == 2 else wave, 2 * RATE if at > 3 else RATE)
     (tmp_path / "t.csv").write_text("file,text\n" + "".join(f"{at}.wav,ab\n" for at in range(6)))
     report = str(load_transcripts(tmp_path / "t.csv").report)
-    assert "1 recording has hardly any signal" in report
+    assert "1 recording is almost silent" in report
     assert "t.csv:4. Listen to them, and remove these rows" in report
     assert "other sample rates than 8,000 are resampled: 2 with 16,000, such as" in report
     assert "t.csv:6" in report

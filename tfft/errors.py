@@ -182,7 +182,7 @@ def raise_problems(error: type[TfftError], title: str, problems: Sequence[str], 
         error: Class of the error.
         title: First line of the message.
         problems: One sentence per problem.
-        limit: Maximum number of problems to list; of the others the message has the number. Defaults to all.
+        limit: Maximum number of problems to list; the message counts the others. Defaults to all.
 
     Raises:
         TfftError: Of the given class, if ``problems`` is not empty.

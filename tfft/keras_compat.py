@@ -153,7 +153,7 @@ def inbound_nodes(operation: keras.Operation) -> list[Node]:
 
 
 def is_functional(model: object) -> bool:
-    """Return whether Keras knows the graph of a model and runs it, so that it can be taken apart.
+    """Return whether Keras knows the graph of a model and runs it, so that it can be divided.
 
     ``Functional``, the class of ``keras.Model(inputs, outputs)``, has no public name.
     """
@@ -298,7 +298,7 @@ def slots(optimizer: keras.optimizers.Optimizer, variable: keras.Variable) -> li
     """Return what an optimizer keeps for one variable: momentum, velocity and the like.
 
     Private lists such as ``Adam._velocities``: the public ``variables`` do not tell which variable each belongs to.
-    Moving averages and accumulated gradients are no slots.
+    Moving averages and accumulated gradients are not slots.
     """
     lists = [getattr(optimizer, name) for name in _SLOTS if getattr(optimizer, name, None)]
     found = [each[variable_index(optimizer, variable)] for each in lists]
@@ -329,7 +329,7 @@ def steps_ahead(optimizer: keras.optimizers.Optimizer, steps: Any) -> Iterator[N
     the optimizer is built.
 
     Args:
-        optimizer: Whose count does not change.
+        optimizer: Optimizer whose count does not change.
         steps: Added to the count, in calls of ``apply``.
     """
     state = vars(optimizer)

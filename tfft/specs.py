@@ -250,10 +250,10 @@ def changes_of(found: Augmentation) -> list[str]:
 
 
 def check_kind(found: Augmentation, *, sounds: bool) -> None:
-    """Raise PlanError if an augmentation holds a change that does not apply to images, or for recordings.
+    """Raise PlanError if an augmentation holds a change that does not apply to images, or to recordings.
 
     Args:
-        found: From :func:`augmentation`.
+        found: Augmentation from :func:`augmentation`.
         sounds: True for recordings, False for images.
     """
     valid, what = (OF_SOUNDS, "recordings") if sounds else (OF_PICTURES, "images")

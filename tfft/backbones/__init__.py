@@ -118,8 +118,8 @@ def load_backbone(
         input is not one image.
 
     Raises:
-        HandleError: Nothing is known under this handle, or it is out of reach.
-        SavedModelError: It is no SavedModel, cannot be opened, or is not the one that was pinned.
+        HandleError: The handle is unknown, or cannot be reached.
+        SavedModelError: It is not a SavedModel, cannot be opened, or is not the one that was pinned.
         UnsafeModelError: The SavedModel could reach outside of itself.
         BackboneError: An option does not fit this format or this model; all problems are listed together.
 

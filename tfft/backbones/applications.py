@@ -40,7 +40,7 @@ def from_applications(name: str, weights: str | None = "imagenet", *, backbone_n
             at its end the weights are random, which needs no network, with ``":<path>"`` those of a file.
         weights: ``"imagenet"`` (downloaded once into ``~/.keras``), None for random ones, or the path of a
             ``.h5`` file of Keras 2 or a ``.weights.h5`` file; a classifier in it is left out.
-        backbone_name: Of the backbone; the network's own name by default.
+        backbone_name: Name of the backbone; the network's own name by default.
 
     Returns:
         A backbone whose model maps ``[batch, height, width, 3]`` to ``[batch, features]``, for any
@@ -161,7 +161,7 @@ def application_spec(app: Application) -> InputSpec:
     )
     if app.scaling == "symmetric":
         return dataclasses.replace(spec, value_range=(-1, 1))
-    if app.scaling == "standardised":
+    if app.scaling == "standardized":
         return dataclasses.replace(spec, value_range=(0, 1), mean=_IMAGENET_MEAN, std=_IMAGENET_STD)
     what = "it rescales pixels itself" if app.scaling == "inside" else "a layer in the model subtracts the means"
     return dataclasses.replace(spec, value_range=(0, 255), source=f"{spec.source}: {what}")

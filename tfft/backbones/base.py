@@ -70,7 +70,7 @@ class Backbone:
         notes: What was assumed or left out when it was opened, one sentence each.
         tokenizer: Makes the model's inputs of texts; None where the model takes no text, or takes it as it is.
         text_spec: What it does with text; None where the input is not text.
-        digest: Of the files it was opened from, see :func:`tfft.backbones.digest`; None where there are none.
+        digest: Digest of the files it was opened from, see :func:`tfft.backbones.digest`; None where there are none.
         endpoint: What of a SavedModel is called, with its inputs and outputs, in words; empty for other formats.
         pretrained: Whether the weights were trained before; False for an architecture with random weights, which plans
             train as a whole from the start.

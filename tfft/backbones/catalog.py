@@ -22,7 +22,7 @@ NEW_NETWORKS: Mapping[str, tuple[str, frozenset[str]]] = {
     "voice-small": ("tfft.backbones.voice:voice", frozenset()),
 }
 
-Scaling = Literal["inside", "symmetric", "means", "standardised"]
+Scaling = Literal["inside", "symmetric", "means", "standardized"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,10 +30,10 @@ class Application:
     """One network of ``keras.applications``.
 
     Attributes:
-        name: Of the function, as ``"MobileNetV2"``.
+        name: Name of the function, as ``"MobileNetV2"``.
         size: Height and width of its training images in pixels.
         scaling: What is done to pixels: ``"inside"`` the model itself, ``"symmetric"`` to [-1, 1],
-            ``"means"`` subtracted from BGR (Caffe), or ``"standardised"`` per channel (PyTorch).
+            ``"means"`` subtracted from BGR (Caffe), or ``"standardized"`` per channel (PyTorch).
         kind: Modality of all of them.
     """
 
@@ -46,7 +46,7 @@ class Application:
 
 APPLICATIONS: tuple[Application, ...] = (
     *(Application(f"ConvNeXt{size}", 224, "inside") for size in ("Tiny", "Small", "Base", "Large", "XLarge")),
-    *(Application(f"DenseNet{depth}", 224, "standardised") for depth in (121, 169, 201)),
+    *(Application(f"DenseNet{depth}", 224, "standardized") for depth in (121, 169, 201)),
     *(
         Application(f"EfficientNetB{number}", size, "inside")
         for number, size in enumerate((224, 240, 260, 300, 380, 456, 528, 600))

@@ -140,22 +140,22 @@ def _written(found: Mapping[str, Any], folder: Path) -> dict[str, str]:
             f"that it was made from beside it (one of {', '.join(_FILES)}): it is in the folder that was published."
         )
     try:
-        numbers = {str(piece): int(number) for piece, number in model["vocab"].items()}
+        numbers = {str(token): int(number) for token, number in model["vocab"].items()}
         numbers |= {str(one["content"]): int(one["id"]) for one in found.get("added_tokens") or ()}
         if kind == "BPE":
             merges = [one if isinstance(one, str) else " ".join(one) for one in model["merges"]]
             lines = "".join(f"{line}\n" for line in ("#version: 0.2", *merges))
             return {"vocab.json": json.dumps(numbers, ensure_ascii=False), "merges.txt": lines}
-        pieces = sorted(numbers, key=numbers.__getitem__)
-        if sorted(numbers.values()) != list(range(len(pieces))):
+        tokens = sorted(numbers, key=numbers.__getitem__)
+        if sorted(numbers.values()) != list(range(len(tokens))):
             raise ValueError("its tokens are not numbered from 0 without gaps")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise HandleError(f"The vocabulary in {folder / _WHOLE} cannot be read: {error}.") from error
-    return {"vocab.txt": "".join(f"{piece}\n" for piece in pieces)}
+    return {"vocab.txt": "".join(f"{token}\n" for token in tokens)}
 
 
 def _lowercase(found: Mapping[str, Any]) -> dict[str, Any]:
-    """What the normaliser of WordPiece does, where the settings beside it do not say so."""
+    """What the normalizer of WordPiece does, where the settings beside it do not say so."""
     normal = found.get("normalizer")
     if not isinstance(normal, dict) or normal.get("type") != "BertNormalizer":
         return {}

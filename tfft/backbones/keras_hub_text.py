@@ -58,7 +58,7 @@ def from_preset(
         pooling: ``"cls"``, ``"mean"``, ``"last"`` or ``"pooled_output"``; by default what the folder says, else the
             mean for encoders and the last token for decoders.
         dropout: True keeps the model's own dropout in training.
-        name: Of the backbone.
+        name: Name of the backbone.
 
     Returns:
         A backbone from the ids of tokens to their features [B, L, D], with its tokenizer.
@@ -81,9 +81,9 @@ def from_preset(
     _add_token_types(Path(preset), network)
     if is_encoder_decoder(network):
         with with_vocabulary(preset) as place:
-            pieces = _read(preset, "vocabulary", hub.tokenizers.Tokenizer.from_preset, place)
+            tokenizer = _read(preset, "vocabulary", hub.tokenizers.Tokenizer.from_preset, place)
         origin = preset if Path(preset).is_dir() else f"keras_hub:{preset}"
-        return from_bart(network, pieces, name or Path(preset).name.replace(":", "_"), origin, max_length)
+        return from_bart(network, tokenizer, name or Path(preset).name.replace(":", "_"), origin, max_length)
     limit = int(getattr(network, "max_sequence_length", None) or 512)
     decoder = not any("segment" in t.name for t in network.inputs) and _is_causal(network)
     length = min(_USUAL, limit) if max_length is None else max_length
@@ -225,15 +225,15 @@ def _packer(hub: Any, preset: str, place: str, length: int) -> keras.layers.Laye
 
 
 def _fit_of_vocabulary(preset: str, network: keras.Model, packer: Any) -> list[str]:
-    pieces, rows = packer.tokenizer.vocabulary_size(), getattr(network, "vocabulary_size", None)
-    if rows is None or pieces == rows:
+    tokens, rows = packer.tokenizer.vocabulary_size(), getattr(network, "vocabulary_size", None)
+    if rows is None or tokens == rows:
         return []
-    if pieces > rows:
+    if tokens > rows:
         raise BackboneError(
-            f"The vocabulary of {preset} has {pieces:,} tokens, but the weights have {rows:,}: it belongs to another "
+            f"The vocabulary of {preset} has {tokens:,} tokens, but the weights have {rows:,}: it belongs to another "
             "model. Take the vocabulary that came with the weights."
         )
-    return [f"The vocabulary has {pieces:,} tokens and the weights {rows:,} rows; the rest is unused."]
+    return [f"The vocabulary has {tokens:,} tokens and the weights {rows:,} rows; the rest is unused."]
 
 
 def _output(network: keras.Model, pooling: str | None) -> keras.KerasTensor:

@@ -35,7 +35,7 @@ def from_keras_model(
     Args:
         model: Functional, Sequential or subclassed; it must be built.
         output: Name of the output to use, for a functional model with several.
-        name: Of the backbone; the model's by default.
+        name: Name of the backbone; the model's by default.
         origin: Where it comes from, in words.
 
     Returns:
@@ -67,7 +67,7 @@ def from_keras_model(
     notes: list[str] = []
     spec = image_spec(functional)
     app = None if spec is None else recognized(functional)
-    if spec is not None and app is not None and app.scaling in ("symmetric", "standardised"):
+    if spec is not None and app is not None and app.scaling in ("symmetric", "standardized"):
         known = application_spec(app)
         source = f"{known.source}, by the name and the first layers of the model"
         spec = dataclasses.replace(spec, value_range=known.value_range, mean=known.mean, std=known.std, source=source)

@@ -39,7 +39,7 @@ _MEANT_FOR = {
 class LoadOptions:
     """Keyword arguments of :func:`tfft.backbones.load_backbone`, which documents them, for a loader.
 
-    The last two fields are no options: ``load_backbone`` sets them after it has checked the files.
+    The last two fields are not options: ``load_backbone`` sets them after it has checked the files.
 
     Attributes:
         digest: Digest of the files, or None for a format without files.

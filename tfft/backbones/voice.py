@@ -33,7 +33,7 @@ def voice(
 
     FastSpeech 2 (Ren et al., "FastSpeech 2: Fast and high-quality end-to-end text to speech", ICLR 2021) in small. The
     blocks are ``symbol_table``, ``encoder1`` to ``encoder3``, ``duration_predictor``, ``decoder0`` to ``decoder3`` and
-    ``mel``. Differences: pitch and energy are not predicted, a frame gets its place within its symbol in place of a
+    ``mel``. Differences: pitch and energy are not predicted, a frame gets its place within its symbol instead of a
     position encoding, and the blocks behind the length regulator have no attention.
 
     Args:

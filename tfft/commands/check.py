@@ -7,13 +7,13 @@ import argparse
 from tfft.commands.options import add_json, add_settings
 from tfft.console.output import FAILED, SUCCESS, PrintResult, start_tensorflow
 
-SUMMARY = "check a data set for problems before training on it"
+SUMMARY = "check a dataset for problems before training on it"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     parser.add_argument(
-        "data", metavar="DATA", help="folder with one folder per class, also split; table of texts or files; tfds:NAME"
+        "data", metavar="DATA", help="folder of class folders, perhaps in train/ and val/; table; tfds:NAME"
     )
     parser.add_argument(
         "--backbone", metavar="HANDLE", help="check labels too, with a probe on its features, and find larger crops"

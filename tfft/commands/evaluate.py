@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     parser.add_argument("run_folder", metavar="RUN", help="run folder")
     parser.add_argument(
-        "data", metavar="DATA", help="folder with one folder per class; of a split one, val/ is used; table; tfds:NAME"
+        "data", metavar="DATA", help="folder with one folder per class (val/ if it is split); table; tfds:NAME"
     )
     parser.add_argument("--batch-size", type=parse_whole, default=32, metavar="N", help="examples per step (32)")
     add_settings(parser, "images")

@@ -15,7 +15,7 @@ SUMMARY = "draw images as training sees them"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
-    parser.add_argument("data", metavar="DATA", help="folder with one folder per class, also split")
+    parser.add_argument("data", metavar="DATA", help="folder of class folders, perhaps in train/ and val/")
     parser.add_argument("--out", metavar="FILE", default="preview.png", help="image to write (preview.png)")
     add_settings(parser, "task", "images", "masks", "ignore")
     add_settings(

@@ -9,7 +9,7 @@ from tfft.config import RunConfig
 from tfft.console.output import SUCCESS, PrintResult, start_tensorflow
 from tfft.settings import given_options
 
-SUMMARY = "compare backbones on a data set and recommend one"
+SUMMARY = "compare backbones on a dataset and recommend one"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

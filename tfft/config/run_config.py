@@ -62,7 +62,7 @@ class _PhaseSettings:
     minutes: float | None = setting(
         None,
         help="Minutes that the training may take; epochs, trained blocks and phases are cut to fit.",
-        details="The time is measured before training, so another machine may cut differently; the export is not "
+        details="The time is measured before training, so another machine may cut more or less; the export is not "
         "included.",
         default_help="no limit",
         check=number(above=0) | NONE, cli=Option(float, "MINUTES"),

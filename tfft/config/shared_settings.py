@@ -233,7 +233,7 @@ class SharedSettings:
     )  # fmt: skip
     group: str | int | None = setting(
         None,
-        help="Groups to keep in one split: folder, a regular expression for file paths, or a column.",
+        help="Groups that stay on one side of the split: folder, a regular expression for file paths, or a column.",
         details="The parentheses of the expression mark the part that names the group, such as a person.",
         check=COLUMN | NONE, cli=Option(metavar="REGEX"), group="data", scope=("reading",),
     )  # fmt: skip

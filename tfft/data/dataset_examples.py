@@ -1,4 +1,4 @@
-"""Ready-made datasets of batches as examples: :class:`DatasetExamples`."""
+"""Datasets of batches as examples: :class:`DatasetExamples`."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class DatasetExamples(Examples):
 
     Attributes:
         dataset: Batches of inputs and integers.
-        name: Of the part, for messages: ``"training"`` or ``"validation"``.
-        class_counts: Of the examples, int64 [classes]; empty where labels are no single classes.
-        class_names: In the order of the labels.
+        name: Name of the part, for messages: ``"training"`` or ``"validation"``.
+        class_counts: Number of examples by class, int64 [classes]; empty where labels are not single classes.
+        class_names: Names of the classes, in the order of the labels.
         skipped: Nothing.
-        values: Labels of all examples where they are no single classes; else None.
+        values: Labels of all examples where they are not single classes; else None.
     """
 
     dataset: tf.data.Dataset
@@ -49,7 +49,7 @@ class DatasetExamples(Examples):
 
     @property
     def labels(self) -> np.ndarray:  # type: ignore[override]
-        """Of all examples; sorted where they are classes: their order is not known."""
+        """Labels of all examples; sorted if they are classes, whose order is unknown."""
         if self.values is not None:
             return self.values
         return np.repeat(np.arange(len(self.class_counts)), self.class_counts)
@@ -73,7 +73,7 @@ class DatasetExamples(Examples):
 
     def take(self, positions: np.ndarray) -> Self:
         """Raise an error: a dataset cannot be read by position."""
-        raise DataError("The examples of a ready dataset cannot be selected by position.")
+        raise DataError("The examples of a tf.data.Dataset cannot be selected by position.")
 
     def batches(self, spec: InputSpec | AudioSpec | None, options: BatchOptions) -> tf.data.Dataset:
         """Return the dataset; for a backbone that takes images with pixels as it takes them."""
@@ -87,7 +87,7 @@ class DatasetExamples(Examples):
         return with_pixels(self.dataset, f"the {self.name} dataset", channels)
 
     def fingerprint(self, *others: Self) -> str:
-        """Return the counts; what more a dataset holds would take a pass to see."""
+        """Return the counts; anything else would take a pass over the dataset."""
         values = [None if part.values is None else part.values.tolist() for part in (self, *others)]
         return f"{[part.class_counts.tolist() for part in (self, *others)]}" + (
             "" if values[0] is None else f"{values}"
@@ -111,15 +111,15 @@ def ready_splits(
     """Make splits of two datasets.
 
     Args:
-        train: To learn from, (inputs, labels) or (inputs, labels, sample weights), in batches or single. Sample weights
+        train: Training dataset, (inputs, labels) or (inputs, labels, sample weights), batched or not. Sample weights
             count in the loss; scores count every example once.
-        validation: To judge by.
+        validation: Validation dataset of the same form.
         class_names: In the order of the labels; None takes those of a dataset that knows them, as those of
             ``keras.utils.image_dataset_from_directory`` do, or the labels themselves.
         task: What the labels are; ``"auto"`` looks at them.
 
     Raises:
-        DataError: When they are no datasets of examples with labels that end, or labels are of no class.
+        DataError: When they are not finite datasets of examples with labels, or a label has no class.
     """
     if not isinstance(validation, tf.data.Dataset):
         raise DataError(

@@ -1,6 +1,6 @@
 """Datasets, arrays and tuples of examples as batches that a model takes: :func:`regular`, :func:`batches_for`.
 
-Hides which of them come in batches, which images are no uint8 and which labels are one-hot, names or columns.
+Hides which of them come in batches, which images are not uint8 and which labels are one-hot, names or columns.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ def regular(dataset: tf.data.Dataset, name: str, *, rank: int | None = None, bat
     """Return a dataset of (inputs, labels) or (inputs, labels, sample weights) batches.
 
     Args:
-        dataset: Of such batches or of single examples, also as dictionaries with ``image`` or ``text`` and ``label``.
-        name: Of the dataset, for messages.
-        rank: Of a batch of inputs; None guesses from inputs and labels.
-        batch_size: Of examples that come one by one.
+        dataset: Dataset of such batches or single examples, also dictionaries with ``image`` or ``text`` and ``label``.
+        name: Name of the dataset, for messages.
+        rank: Rank of a batch of inputs; None guesses from inputs and labels.
+        batch_size: Batch size for single examples.
 
     Raises:
-        DataError: When it gives something else, or never ends.
+        DataError: When it gives something else, or is infinite.
     """
     if isinstance(dataset.element_spec, Mapping):
         dataset = _pairs(dataset, name)
@@ -85,8 +85,8 @@ def with_pixels(dataset: tf.data.Dataset, name: str, channels: int | None = None
     """Return a dataset of batches whose images are uint8; one that gives these already is returned as it is.
 
     Args:
-        dataset: From :func:`regular`.
-        name: Of the dataset, for messages.
+        dataset: Dataset from :func:`regular`.
+        name: Name of the dataset, for messages.
         channels: As in :func:`pixel_batch`.
 
     Raises:
@@ -121,12 +121,12 @@ def with_labels(dataset: tf.data.Dataset, head: Any, name: str) -> tf.data.Datas
     """Return a dataset of batches whose labels are as a head learns them; see :func:`labels_for`.
 
     Args:
-        dataset: From :func:`regular`.
+        dataset: Dataset from :func:`regular`.
         head: As in :func:`labels_for`.
-        name: Of the dataset, for messages.
+        name: Name of the dataset, for messages.
 
     Raises:
-        DataError: When those of the first batch cannot be.
+        DataError: When those of the first batch cannot be converted.
     """
     spec = dataset.element_spec[1]
     task = registry.task(head.task)
@@ -145,7 +145,7 @@ def with_labels(dataset: tf.data.Dataset, head: Any, name: str) -> tf.data.Datas
         if labels.dtype == tf.string:
             same = labels[:, None] == names[None]
             labels = tf.where(tf.reduce_any(same, -1), tf.argmax(same, -1, output_type=tf.int32), -1)
-        elif labels.dtype.is_floating:  # what is no integer becomes the label of no class
+        elif labels.dtype.is_floating:  # a fraction becomes the label of no class
             labels = tf.where(labels == tf.floor(labels), tf.cast(labels, tf.int32), -1)
         return inputs, labels, *weights
 
@@ -157,10 +157,10 @@ def batches_for(model: Any, head: Any, data: Any, *, batch_size: int = 32, measu
 
     Args:
         model: A Keras model.
-        head: Of the model, or None where its labels are not known.
+        head: Head of the model; None if its labels are unknown.
         data: A dataset as :func:`regular` takes it; ``(inputs, labels)`` or ``(inputs, labels, sample weights)`` in
-            arrays, lists or columns; a part of what :func:`tfft.data.load` gives.
-        batch_size: Of what comes in no batches.
+            arrays, lists or columns; a part of the result of :func:`tfft.data.load`.
+        batch_size: Batch size for examples without batches.
         measured: Whether scores are computed, for which labels may have another size.
 
     Raises:

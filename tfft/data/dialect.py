@@ -34,9 +34,9 @@ def decode_table(data: bytes, path: Path, encoding: str | None) -> tuple[str, st
     """Decode a text file.
 
     Args:
-        data: The file.
-        path: Of it, for messages.
-        encoding: That it has; None for that of its byte-order mark, UTF-8, or a guess.
+        data: Content of the file.
+        path: Path of the file, for messages.
+        encoding: Encoding of the file; None for that of its byte-order mark, UTF-8, or a guess.
 
     Returns:
         The text without a byte-order mark, and the encoding where it was guessed, else None.
@@ -93,14 +93,14 @@ def _decoded(data: bytes, path: Path, encoding: str) -> str:
 
 
 def find_delimiter(text: str, usual: str) -> str:
-    """Return what separates the fields of a table.
+    """Return the delimiter of a table.
 
     Args:
-        text: Of the table.
-        usual: What the ending of the file says.
+        text: Text of the table.
+        usual: Delimiter that the suffix of the file suggests.
 
     Returns:
-        The usual one where it makes all rows equally long; else the one that the table speaks for; else the usual one.
+        The usual one if it makes all rows equally long; else another one that does; else the usual one.
     """
     first = text.partition("\n")[0]
     if first.strip().lower().startswith("sep=") and len(first.strip()) == 5:  # written by Excel for itself

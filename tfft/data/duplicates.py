@@ -32,8 +32,8 @@ class Duplicates:
 
     Attributes:
         pairs: Pairs of an example and an earlier duplicate of it; each duplicate is in at least one pair.
-        note: Reason why near duplicates, or rotated ones, were not searched; empty if they were.
-        ways: Orientations in which near duplicates were searched.
+        note: Reason why near duplicates, or rotated ones, were not searched for; empty if they were.
+        ways: Orientations in which near duplicates were searched for.
     """
 
     pairs: tuple[Duplicate, ...] = ()

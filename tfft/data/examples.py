@@ -217,7 +217,7 @@ class Splits(Generic[E]):
         skipped: Examples that were found and skipped.
         groups: Group of each example, training examples first; each group is on one side. None without groups.
         duplicates: Duplicates; positions count the training examples first.
-        duplicates_note: Reason why duplicates were not searched, or only some.
+        duplicates_note: Reason why duplicates were not searched for, or only some.
         report: Report of the data check; ``print`` it.
         test_folder: Labelled folder ``test/`` beside ``train/``, on which a run measures the final model; or None.
         root: Folder that file names are relative to.

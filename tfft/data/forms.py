@@ -35,7 +35,7 @@ def as_array(values: Any, what: str) -> np.ndarray:
         return np.asarray(values)
     except ValueError as error:
         raise DataError(
-            f"Expected {what} of one size. Received: a {type(values).__name__} of several sizes. Resize them to one "
+            f"Expected {what} of one size. Received: {type(values).__name__} of several sizes. Resize them to one "
             "size, or give a folder or a table of files, whose images may differ."
         ) from error
 
@@ -48,14 +48,14 @@ def pixel_array(images: Any) -> np.ndarray:
 
     Args:
         images: [N, H, W] or [N, H, W, C]: uint8, or numbers in 0 to 255 of any type, which are rounded; True and False
-            are white and black. White is laid under transparent images (C 4, or 2 for grey), as under files.
+            are white and black. Transparent images (C 4, or 2 for grey) get a white background, as files do.
 
     Raises:
         DataError: For everything else, pixels in 0 to 1 too: a model is asked with the same pixels later.
     """
     pixels = as_array(images, "images")
     pixels = pixels[..., None] if pixels.ndim == 3 else pixels
-    raise_problems(DataError, "The images cannot be used", picture_problems(pixels))
+    raise_problems(DataError, "The images cannot be used", image_problems(pixels))
     if pixels.dtype == bool:
         pixels = pixels.astype(np.uint8) * np.uint8(255)
     if pixels.shape[-1] in (2, 4):
@@ -63,7 +63,7 @@ def pixel_array(images: Any) -> np.ndarray:
     return pixels if pixels.dtype == np.uint8 else np.rint(pixels).astype(np.uint8)
 
 
-def picture_problems(images: np.ndarray) -> list[str]:
+def image_problems(images: np.ndarray) -> list[str]:
     """Return why :func:`pixel_array` would refuse images, sentences without a full stop."""
     shape = (*images.shape, 1) if images.ndim == 3 else images.shape
     return shape_problems(shape) or ([] if images.dtype == bool else pixel_problems(images))
@@ -110,7 +110,7 @@ def label_column(labels: Any, task: str = registry.AUTO) -> tuple[list[Any], tup
     Args:
         labels: Integers or names [N] or [N, 1]; one-hot or several labels of 0 and 1 [N, K]; numbers [N] or
             [N, K]; lists of names; a column or several of a DataFrame, whose names the classes then have.
-        task: That was asked for; ``"auto"`` looks at the labels.
+        task: Requested task; ``"auto"`` infers it from the labels.
 
     Returns:
         One value or list for each example, and the names of all classes where the labels say them.

@@ -101,7 +101,7 @@ def load(
         audio: Column with the paths of recordings.
         text: Column with the texts; two columns for pairs.
         label: Column with the labels.
-        target: Column with the texts to write, for the task ``"text_to_text"``.
+        target: Column with the target texts, for the task ``"text_to_text"``.
         task: Meaning of the labels: ``"classification"``, ``"binary"``, ``"multilabel"``, ``"regression"``, or
             ``"token_classification"``, one tag per word, ``"semantic_segmentation"``, one class per pixel, or
             ``"transcription"``, the text of a recording;
@@ -138,7 +138,7 @@ def load(
     given = explicit({**named, **further})
     _check_names(further)
     if is_ready(source):
-        registry.Match("ready datasets", ready_splits, frozenset({"task"})).check(given)
+        registry.Match("tf.data datasets", ready_splits, frozenset({"task"})).check(given)
         return ready_splits(source[0], source[1], source[2] if len(source) > 2 else None, task=task)
     if is_tfds(source):
         return load_copy(local_copy(source, given), given)
@@ -217,7 +217,7 @@ def to_dataset(
         fix = " Give one of its parts, such as splits.train." if hasattr(examples, "train") else ""
         raise DataError(
             "Expected a part of the result of tfft.data.load (for arrays, use tfft.modalities.image.from_arrays; for "
-            f"waveforms, tfft.modalities.audio.from_waves). Received: a {type(examples).__name__}.{fix}"
+            f"waveforms, tfft.modalities.audio.from_waves). Received: {type(examples).__name__}.{fix}"
         )
     options = BatchOptions(batch_size, shuffle, seed, epoch, augment, views, sampling, cache)
     return examples.batches(spec, options)
@@ -268,7 +268,7 @@ def reader_of(source: Any, settings: Mapping[str, Any]) -> registry.Modality:
     if matches:
         best = max(certainty for certainty, _ in matches)
         return next(each for certainty, each in matches if certainty == best)
-    got = f"a {type(source).__name__}" + (f" of {len(source)}" if isinstance(source, (tuple, list)) else "")
+    got = type(source).__name__ + (f" of {len(source)}" if isinstance(source, (tuple, list)) else "")
     raise DataError(
         "Expected a folder with one folder per class, a table of texts or of files (.csv, .tsv, .jsonl, or a "
         "DataFrame; image= or audio= names the column of files), 'tfds:NAME', "

@@ -32,7 +32,7 @@ def apply_mixup(
 
     MixUp replaces both examples of a pair by sums: ``share * a + (1 - share) * b`` and the other way round
     (Zhang et al., "mixup: Beyond empirical risk minimization", 2018). CutMix exchanges a rectangle
-    (Yun et al., "CutMix: Regularization strategy to train strong classifiers with localizable features", 2019), and
+    (Yun et al., "CutMix: Regularization strategy to train strong classifiers with localizable features", 2019),
     and the share is exactly that of the remaining values. Each pair has its own share, drawn from Beta(a, a). Pairs
     exchange what they mix, so inputs and labels of a batch keep their mean. In a batch of odd size, one example stays
     unchanged. Features of a frozen network can be mixed like images (Verma et al., "Manifold mixup", 2019), so this

@@ -1,6 +1,6 @@
 """Files that a table names, found where the name is written in another way: :class:`PathLookup`.
 
-Tables are written on one machine and read on another, or hold ids in place of names. A file is taken where exactly one
+Tables are written on one machine and read on another, or hold ids instead of names. A file is taken where exactly one
 can be meant; each way of writing is reported once, with the number of rows.
 """
 
@@ -23,7 +23,7 @@ class PathLookup:
 
     Args:
         root: Folder of relative paths.
-        suffixes: That files of the modality end in, in small letters.
+        suffixes: Suffixes of the files of the modality, in lowercase.
     """
 
     def __init__(self, root: Path, suffixes: Sequence[str]) -> None:
@@ -32,7 +32,7 @@ class PathLookup:
         self._folders: dict[Path, list[str]] = {}
 
     def find(self, name: str) -> str:
-        """Return the path of a file; the one that is written where there is none, or several may be meant."""
+        """Return the path of a file; the path as written if no file, or several, may be meant."""
         written = self.root / name
         if written.exists():
             return str(written)
@@ -41,7 +41,7 @@ class PathLookup:
         if found is None:
             return str(self.root / plain)
         if plain != name:
-            self.changed["with \\ in place of /"] += 1
+            self.changed["with \\ instead of /"] += 1
         return str(found)
 
     def why_not(self, path: str) -> str | None:
@@ -59,7 +59,7 @@ class PathLookup:
 
     @property
     def note(self) -> str:
-        """What was done to find files, as a part of a sentence; empty where all names were exact."""
+        """Ways in which files were found, as part of a sentence; empty if all names were exact."""
         return join_names(f"{count} {how}" for how, count in self.changed.items())
 
     def _existing(self, name: str) -> Path | None:

@@ -76,8 +76,8 @@ def read_table(source: Any, *, header: bool = True, encoding: str | None = None,
     Args:
         source: A ``.csv``, ``.tsv``, ``.jsonl`` or ``.ndjson`` file, or a pandas DataFrame.
         header: Whether the first row of a ``.csv`` or ``.tsv`` file holds the names of the columns.
-        encoding: Of a file; None for that of its byte-order mark, UTF-8, or a guess.
-        delimiter: Between the fields of a ``.csv`` or ``.tsv`` file; None looks at the rows.
+        encoding: Encoding of a file; None for that of its byte-order mark, UTF-8, or a guess.
+        delimiter: Delimiter between the fields of a ``.csv`` or ``.tsv`` file; None looks at the rows.
 
     Raises:
         DataError: If it cannot be read; the message lists each line at fault.
@@ -159,7 +159,7 @@ def _tell(path: Path, encoding: str | None, delimiter: str | None) -> None:
 
 
 def _quoted(text: str, path: Path, faults: list[str], delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    limit = csv.field_size_limit(2**31 - 1)  # of the process; a long text is no fault
+    limit = csv.field_size_limit(2**31 - 1)  # of the process; a long text is not a fault
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
     start = 1
     try:

@@ -36,7 +36,7 @@ def coverage_curve(
 ) -> tuple[Coverage, ...]:
     """Return the accuracy of predictions above thresholds of their probability.
 
-    Use it to choose from which probability on a model answers, and below which a person looks: the risk-coverage curve
+    Use it to choose the probability below which a person decides instead of the model: the risk-coverage curve
     of El-Yaniv and Wiener, "On the foundations of noise-free selective classification", 2010. Examples of equal
     probability are answered together, so a coverage may be larger than the share asked for. A threshold that is chosen
     here makes its accuracy look slightly better than it is.

@@ -21,7 +21,7 @@ from tfft.evaluation.scores import Scores
 
 @stage("evaluate")
 def evaluate(model: keras.Model, dataset: Any, *, head: heads.Head | None = None) -> Scores:
-    """Measure a model on labelled examples that it was not trained on.
+    """Evaluate a model on labelled examples that it was not trained on.
 
     Use it on held-out data; it needs no ``compile``.
 
@@ -30,9 +30,9 @@ def evaluate(model: keras.Model, dataset: Any, *, head: heads.Head | None = None
         dataset: Finite, batches of (inputs, labels): int labels [B] for classes (also one-hot [B, classes], [B, 1], or
             names), 0 or 1 for a binary head, floats [B, classes] of 0 and 1 for several labels, floats [B] or [B, n]
             for regression, ints [B, W] for the tags of words, below 0 for padding. Or ``(inputs, labels)`` as arrays
-            or lists, or a part of what :func:`tfft.data.load` gives. Sample weights are left aside: every example
+            or lists, or a part of what :func:`tfft.data.load` gives. Sample weights are ignored: every example
             counts once.
-        head: What the outputs mean; None finds the model's own.
+        head: Head that defines the outputs. Defaults to that of the model.
 
     Returns:
         Scores with a 95 % interval, precision and recall per class, and the baseline of always predicting the most
@@ -48,7 +48,7 @@ def evaluate(model: keras.Model, dataset: Any, *, head: heads.Head | None = None
     Example:
         >>> scores = tfft.evaluate(model, validation)
         >>> print(scores.summary)
-        accuracy 0.9542 (95 % interval 0.9085 to 0.9776, 153 examples), commonest class 0.5425
+        accuracy 0.9542 (95 % interval 0.9085 to 0.9776, 153 examples), majority class 0.5425
     """
     if not isinstance(model, keras.Model):
         raise PlanError(f"Expected a keras.Model. Received: {type(model).__name__}. A run has one: run.model.")

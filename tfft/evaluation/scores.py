@@ -176,7 +176,7 @@ class Scores:
 
     @property
     def learned_nothing(self) -> bool:
-        """Whether a baseline is as good, such as the commonest class or the training median."""
+        """Whether a baseline is as good, such as the majority class or the training median."""
         known = [*self.baselines.values(), *(() if self.majority_baseline is None else (self.majority_baseline,))]
         if not known:
             return False

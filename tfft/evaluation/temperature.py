@@ -78,8 +78,8 @@ def calibrate(model: keras.Model, dataset: Any, *, seed: int = 0) -> Temperature
 
     With several labels per example, each label also gets a bias (Platt, "Probabilistic outputs for support vector
     machines", 1999, with one slope for all labels), if the cross-fitted cross-entropy is lower with it than without: a
-    loss with class weights, or resampled examples, make rare labels look too likely. A label near the threshold may
-    then be given, or no longer. The prior of a bias has a standard deviation of 1.
+    loss with class weights, or resampled examples, make rare labels look too likely. This may change which
+    labels near the threshold are given. The prior of a bias has a standard deviation of 1.
 
     Args:
         model: Model from :func:`tfft.build` for classes, one per example or several. Changed in place: kernel and bias

@@ -35,7 +35,7 @@ class LabelThreshold:
     Attributes:
         name: Name of the label.
         positives: Number of examples that have it.
-        threshold: Probability from which on it is given.
+        threshold: Probability from which the label is predicted.
         before: Precision, recall and F1 with a threshold of 1/2.
         after: The same with thresholds that were chosen on other examples.
         note: Reason why the threshold is 1/2, or why the goal is missed; else empty.

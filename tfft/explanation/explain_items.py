@@ -126,7 +126,7 @@ def explain(
 
     Example:
         >>> [found] = tfft.explain("runs/reviews", ["a dull story, but finely acted"])
-        >>> print(found)  # the class, its probability, and the words that speak most for and against it
+        >>> print(found)  # the class, its probability, and the words that support or contradict it most
     """
     served = _served(model)
     taken = served.asked()
@@ -151,8 +151,7 @@ def _column(served: Served, class_name: str | int) -> int:
     names = served.class_names
     if isinstance(class_name, str):
         if class_name not in names:
-            known = f"Its classes: {join_names(names)}." if names else "It has no class names: give the number of "
-            "an output."
+            known = f"Its classes: {join_names(names)}." if names else "It has no class names: pass a class number."
             raise PlanError(f"{served.place} has no class {class_name!r}.{did_you_mean(class_name, names)} {known}")
         return names.index(class_name)
     return class_name
@@ -186,7 +185,7 @@ def _explained(
     fall = _without_parts(served, parts, column)
     if parts.grid is None or parts.picture is None:
         return dataclasses.replace(found, method=OCCLUSION, parts=parts.names, relevance=fall)
-    heat = _on_picture(fall.reshape(parts.grid), parts.picture)
+    heat = _heat_on_image(fall.reshape(parts.grid), parts.picture)
     return dataclasses.replace(found, method=OCCLUSION, picture=parts.picture, relevance=heat)
 
 
@@ -215,8 +214,8 @@ def is_explained(name: str) -> bool:
     return type(registry.task_or_plain(name)).class_scores is not registry.Task.class_scores
 
 
-def _on_picture(fall: np.ndarray, picture: np.ndarray) -> np.ndarray:
-    """Return what speaks for a class in the cells of a grid as a map on the image, float32 [H, W] from 0 to 1."""
+def _heat_on_image(fall: np.ndarray, picture: np.ndarray) -> np.ndarray:
+    """Return the evidence for a class in the cells of a grid as a map on the image, float32 [H, W] from 0 to 1."""
     cells = np.maximum(fall, 0)
     cells = cells / max(cells.max(), np.finfo(np.float64).tiny)
     resized: np.ndarray = tf.image.resize(cells[..., None].astype(np.float32), picture.shape[:2]).numpy()

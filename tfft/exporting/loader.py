@@ -35,7 +35,7 @@ class EncodedInput:
         decoded: Shape and type of that array.
         prepare: Function from such arrays to the model's input.
         encode: Function from the rows of an input to contents of files with the same or similar values, for the check.
-        size: Function from one file to the rows and columns of its image, upright; None if it is no image.
+        size: Function from one file to the rows and columns of its image, upright; None if it is not an image.
     """
 
     name: str

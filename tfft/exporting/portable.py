@@ -65,7 +65,7 @@ class Comparison:
         outputs: Shape and type of each output, by name.
         largest_difference: Largest ``|file - Keras| / (1 + the largest |Keras|)`` of an output.
         agreement: Share of the compared examples whose most probable class is the same as that of the Keras model; None
-            if the model is no classifier.
+            if the model is not a classifier.
         examples: Number of compared examples.
         milliseconds: Median time of one example with one thread on this machine.
     """
@@ -301,7 +301,7 @@ def compare(
     for name, rows in expected.items():
         wanted, found = np.concatenate(rows), results[name]
         if found.shape != wanted.shape or not np.isfinite(found.astype(np.float64)).all():
-            problems.append(f"{name}: shape {list(found.shape)} in place of {list(wanted.shape)}, or not finite")
+            problems.append(f"{name}: shape {list(found.shape)} instead of {list(wanted.shape)}, or not finite")
             continue
         scale = 1 + np.max(np.abs(wanted.astype(np.float64)), initial=0.0)
         difference = float(np.max(np.abs(found.astype(np.float64) - wanted), initial=0.0) / scale)
@@ -343,7 +343,7 @@ def _run_fresh(
         raise ExportError(f"The file could not be checked in a fresh process: {error}") from error
     if done.returncode != 0:
         last = "\n".join(done.stderr.strip().splitlines()[-5:])
-        raise ExportError(f"The file does not run in a fresh process with {runtime.name} alone. It said:\n{last}")
+        raise ExportError(f"The file does not run in a fresh process with {runtime.name} alone. Its output:\n{last}")
     with np.load(results, allow_pickle=False) as stored:
         values = {name: stored[name] for name in stored.files}
     return values, float(values.pop("_milliseconds"))

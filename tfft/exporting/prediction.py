@@ -37,7 +37,7 @@ class RequestItem:
         error: Reason why it cannot be used, or None.
         pair: Second text of a pair, or None.
         length: Length for batching; None if all items have one size.
-        parts: Values of consecutive parts, in place of ``value``, if the input is longer than the model takes;
+        parts: Values of consecutive parts, instead of ``value``, if the input is longer than the model takes;
             :meth:`tfft.registry.Task.join_parts` makes one answer of theirs.
     """
 
@@ -188,7 +188,7 @@ def predict_items(
 
     Args:
         answer: Values of items to outputs by name, one row each, such as :meth:`ExportedModel.predict`.
-        items: From :meth:`tfft.registry.Modality.read_items`.
+        items: Items from :meth:`tfft.registry.Modality.read_items`.
         class_names: As in :func:`predict_files`.
         top: As in :func:`predict_files`.
         decodes: Whether the model itself decodes the values, so that one of them may fail all others.

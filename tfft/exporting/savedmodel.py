@@ -116,7 +116,7 @@ def write_checked(
     """Write the functions of a model aside, check them in a fresh process and put them in place.
 
     Args:
-        model: That owns the variables and tables.
+        model: Model that owns the variables and tables.
         serving: Its functions.
         path: As for :func:`export`, like the rest.
         examples: As for :func:`export`.

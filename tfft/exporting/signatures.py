@@ -32,12 +32,12 @@ class Serving(Served):
     Attributes:
         signatures: ``serving_default``; where files are taken, ``serve_bytes``; and where the head has raw outputs,
             ``raw``: concrete functions.
-        reference: What ``serving_default`` has to answer: named arrays to named arrays, through ``model.predict``.
-            Where outputs have the size of images, a second argument gives their sizes, int32 [B, 2].
-        class_names: In the order of the logits; empty where there are none.
-        serving_input: How the model takes examples of its kind of data; None where it takes no known kind.
+        reference: Function with the expected answers of ``serving_default``: named arrays to named arrays, through
+            ``model.predict``. If outputs have the size of images, a second argument gives the sizes, int32 [B, 2].
+        class_names: Class names in the order of the logits; empty if there are none.
+        serving_input: How the model takes examples of its modality; None if that is unknown.
         task: Name of the head's task, or ``"outputs"`` where the model's outputs are passed on as they are.
-        notes: What was left out and why, one sentence each.
+        notes: Omissions and their reasons, one sentence each.
         facts: Facts of the head for the card.
         tolerances: See :attr:`tfft.heads.Head.tolerances`.
         sized: Whether outputs have the size of each image, see :attr:`tfft.heads.ServedModel.sized`.
@@ -154,12 +154,12 @@ def _reference(served: heads.ServedModel, names: Sequence[str]) -> Callable[...,
 def serving_input(
     model: keras.Model, inputs: Mapping[str, tf.TensorSpec] | None = None, **options: Any
 ) -> ServingInput | None:
-    """Return how a model takes examples, as the first modality says that knows its inputs; None where none does.
+    """Return how a model takes examples, from the first modality that knows its inputs; None if none does.
 
     Args:
         model: Any functional or Sequential Keras model.
-        inputs: Of it, by name, where they are known.
-        **options: Such as ``input_spec``, see :func:`serving_functions`.
+        inputs: Inputs of the model by name, if they are known.
+        **options: Options such as ``input_spec``, see :func:`serving_functions`.
     """
     given = _inputs(model) if inputs is None else inputs
     kinds = map(registry.modality, registry.modality_names())

@@ -30,16 +30,16 @@ def predict_each(
     """Predict for any inputs of a model, in order.
 
     Args:
-        model: Such as :func:`tfft.exporting.open_export` gives.
+        model: Model, as from :func:`tfft.exporting.open_export`.
         items: Texts, or pairs of them as tuples, for a model of texts, else paths of images or recordings.
-        pairs: The second text of each pair, where ``items`` are the first ones.
-        top: Classes to list for each.
+        pairs: Second text of each pair, if ``items`` are the first ones.
+        top: Number of classes to list per item.
 
     Yields:
-        One prediction for each item; what cannot be used gets its reason instead.
+        One prediction for each item; an item that cannot be used gets its reason instead.
 
     Raises:
-        ExportError: If the model takes no kind of data that can be read for it.
+        ExportError: If the modality of the model is unknown.
     """
     given, taken = list(items) if pairs is None else list(zip(items, pairs, strict=True)), model.asked()
     read = _reader(model, taken.modality).read_items(given, taken.spec)
@@ -69,13 +69,13 @@ def predict_table(
     labels can be used unchanged.
 
     Args:
-        model: Such as :func:`tfft.exporting.open_export` gives.
+        model: Model, as from :func:`tfft.exporting.open_export`.
         source: A ``.csv``, ``.tsv``, ``.jsonl`` or ``.ndjson`` file, or a pandas DataFrame.
-        columns: Of the texts, or of the paths: absolute, or below ``root``. Numbers for a file without a header.
+        columns: Columns of the texts, or of the paths, absolute or below ``root``; numbers for a file without header.
         root: Folder of the files; that of the table by default.
-        encoding: Of the table; None looks at its bytes.
-        delimiter: Between its fields; None looks at the rows.
-        top: Classes to list for each row.
+        encoding: Encoding of the table; None looks at its bytes.
+        delimiter: Delimiter between its fields; None looks at the rows.
+        top: Number of classes to list per row.
 
     Returns:
         The table, and one prediction for each of its rows, as they are made.
@@ -125,10 +125,10 @@ def _predictions(
 
 
 def check_target(out: str | os.PathLike[str]) -> Path:
-    """Return the file that predictions are to be written to; refuses one that is there or has another form.
+    """Return the file for predictions; refuse one that exists or has another form.
 
     Raises:
-        DataError: If it exists, its folder does not, or it is no table by its name.
+        DataError: If it exists, its folder does not, or its name is not that of a table.
     """
     target = Path(out).expanduser()
     if target.suffix.lower() not in SUFFIXES:
@@ -147,15 +147,15 @@ def write_predictions(table: Table, predictions: Iterable[Prediction], out: str 
     ``predicted_error`` where a row could not be used. The file is written under another name and renamed when whole.
 
     Args:
-        table: That was predicted for.
-        predictions: One for each row.
-        out: A new ``.csv``, ``.tsv``, ``.jsonl`` or ``.ndjson`` file.
+        table: Table from :func:`predict_table`.
+        predictions: One prediction for each row.
+        out: New ``.csv``, ``.tsv``, ``.jsonl`` or ``.ndjson`` file.
 
     Returns:
         The predictions.
 
     Raises:
-        DataError: If the file is there already, or is no table by its name.
+        DataError: If the file exists already, or its name is not that of a table.
     """
     target, found = check_target(out), list(predictions)
     names = table.columns or tuple(f"column_{i}" for i in range(max(map(len, table.rows), default=0)))

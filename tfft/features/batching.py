@@ -17,7 +17,7 @@ from tfft.errors import DataError
 from tfft.features.engines import Arrays, Opener, Staged, run
 
 WINDOW = 64  # batches to sort together
-PIECES = 1024  # of texts that are computed at a time: more leave the caches of a processor, fewer leave it waiting
+TOKENS_AT_ONCE = 1024  # more do not fit into the caches of a processor, fewer leave it waiting
 _ON_GPU = 16  # times as many
 _LIMIT = 128 * 2**20  # bytes of results after which a window ends before it is full
 
@@ -31,7 +31,7 @@ def compute(
         staged: Model with the network as its ``net``.
         opener: Opener of the engine, which is opened with the first computed batch.
         batches: Inputs of the network, from :meth:`tfft.features.sources.Source.batches`.
-        batch_size: Examples per incoming batch; texts are computed :data:`PIECES` tokens at a time.
+        batch_size: Examples per incoming batch; texts are computed :data:`TOKENS_AT_ONCE` tokens at a time.
 
     Yields:
         The outputs of the network for some examples, in the order of the examples. Outputs with a token axis have no
@@ -138,7 +138,7 @@ class _Window:
     def batches(self) -> Iterator[tuple[list[np.ndarray], tuple[_Window, np.ndarray]]]:
         """Yield inputs of similar length, the longest first, with their positions."""
         order = np.argsort(-self._lengths, kind="stable")
-        start, pieces = 0, PIECES * (_ON_GPU if tf.config.get_visible_devices("GPU") else 1)
+        start, pieces = 0, TOKENS_AT_ONCE * (_ON_GPU if tf.config.get_visible_devices("GPU") else 1)
         while start < len(order):
             count = max(1, pieces // max(1, int(self._lengths[order[start]])))
             at = order[start : start + count]

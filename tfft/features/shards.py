@@ -51,7 +51,7 @@ def check_shard(shard: Any) -> tuple[int, int]:
     """Return the number of a shard, from 1, and the number of shards.
 
     Raises:
-        PlanError: If it is no pair of integers, or the first is larger than the second.
+        PlanError: If it is not a pair of integers, or the first is larger than the second.
     """
     valid = isinstance(shard, tuple) and len(shard) == 2 and all(type(part) is int for part in shard)
     if not valid or not 1 <= shard[0] <= shard[1]:
@@ -82,7 +82,7 @@ def extract_shard(
     after the other, with a cache folder that all of them see. :func:`extract` with the same arguments then joins the
     shards and returns all features, the same numbers as without shards, bit for bit. Those of texts and of a
     ``tf.data.Dataset``, whose batches are other ones, may differ in the last digits. A shard that is in the cache is
-    not computed again, so a process that died is simply started again.
+    not computed again, so just restart a process that died.
 
     Every process hashes all examples, to find the key of the features, and then reads and computes only those of its
     shard. A ``tf.data.Dataset`` cannot be read by position, so each shard reads all of it.

@@ -97,8 +97,8 @@ def relative_gradients(
     Use it to choose the blocks to train if new data differs from the old in one respect and there is little of it: the
     blocks with the largest values fit the new data worst. The head must be trained or solved on the frozen backbone
     first, otherwise all gradients reflect the head. The criterion worked on corrupted images and shifted labels, but it
-    is a heuristic: in small networks with one corrupted block it finds weights of a wrong scale, mostly finds shuffled
-    ones, and confuses slight noise with a fault of the first blocks. Compare with another choice on the validation
+    is a heuristic: in small networks with one corrupted block it finds weights of a wrong scale, usually finds
+    shuffled ones, and takes slight noise for a fault of the first blocks. Compare with another choice on the validation
     examples.
 
     The model runs in inference mode, without dropout and with fixed statistics; normalization is excluded, as in the

@@ -72,7 +72,7 @@ def reinitialize(
         The variables that were set.
 
     Raises:
-        BlockError: If the backbone has fewer blocks, ``blocks`` is no int, or a layer cannot be made again.
+        BlockError: If the backbone has fewer blocks, ``blocks`` is not an int, or a layer cannot be rebuilt.
         PlanError: Lists every variable that no rule is known for, and every layer whose statistics would stay wrong.
 
     Example:

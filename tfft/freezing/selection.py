@@ -91,7 +91,7 @@ def unfreeze(
     The choice lives in the layers' config, so a reloaded ``.keras`` file is frozen the same way.
 
     A model that was compiled is compiled again with the same loss and metrics and a fresh optimizer
-    of the same settings, because Keras ignores a changed ``trainable`` after a ``fit`` without a word.
+    of the same settings, because Keras silently ignores a changed ``trainable`` after a ``fit``.
     Where that cannot be done (a custom ``compile``, an optimizer Keras cannot rebuild) the model is
     left uncompiled, so that ``fit`` asks for ``compile``. Compile yourself to change the rate.
 
@@ -265,8 +265,8 @@ def _match(every: list[Block], text: str) -> list[Block] | str:
     try:
         pattern = re.compile(text)
     except re.error as error:
-        return f"{text!r} is neither a block nor a valid regular expression ({error}). Blocks: "
-        f"{join_names(names, limit=60)}."
+        known = join_names(names, limit=60)
+        return f"{text!r} is neither a block nor a valid regular expression ({error}). Blocks: {known}."
     for matches in (pattern.fullmatch, pattern.search):
         found = [block for block in every if matches(block.name)]
         if found and text:

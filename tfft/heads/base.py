@@ -80,7 +80,7 @@ class ServedModel:
         answer: Function from the model's outputs to the outputs of ``serving_default`` (and ``serve_bytes``): named
             tensors, one row per example, in TensorFlow operations.
         further: Functions of the same kind for further signatures, by name, such as :data:`RAW_SIGNATURE`.
-        sized: Function in place of ``answer`` whose outputs have the size of each image, such as masks: from the
+        sized: Function instead of ``answer`` whose outputs have the size of each image, such as masks: from the
             model's outputs, and rows and columns of each image as it was given, upright, int32 [B, 2]. None if no
             output depends on them.
     """
@@ -111,7 +111,7 @@ class Head:
 
     least_names: ClassVar[int] = 1
     needs_names: ClassVar[bool] = True
-    convex_loss: ClassVar[ConvexLoss | None] = None  # that a linear probe minimises; None: the head has to be trained
+    convex_loss: ClassVar[ConvexLoss | None] = None  # that a linear probe minimizes; None: the head has to be trained
 
     task: str
     class_names: tuple[str, ...] | None
@@ -144,7 +144,7 @@ class Head:
 
     @property
     def resize(self) -> Literal["crop", "stretch", "pad"] | None:
-        """How an image becomes the size of the model, if its task prescribes one."""
+        """Resizing that the task prescribes for images; None for that of the run."""
         return registry.task(self.task).resize
 
     @property
@@ -220,7 +220,7 @@ class Head:
         """Return the head with statistics of the training labels that it needs: for regression mean, spread and median.
 
         Args:
-            labels: Of all training examples, as the task has them.
+            labels: Labels of all training examples, as the task has them.
         """
         return self
 

@@ -20,7 +20,7 @@ _UNEVEN, _VERY_UNEVEN = 5, 50  # times as many examples in the largest class as 
 
 
 def class_findings(counts: Mapping[str, Mapping[str, int]], skipped: Sequence[Skipped] = ()) -> Iterator[Finding]:
-    """Yield findings about the classes of a data set.
+    """Yield findings about the classes of a dataset.
 
     Args:
         counts: Number of usable examples of each class, by part; the part that is learned from comes first.

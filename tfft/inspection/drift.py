@@ -39,7 +39,8 @@ def drift_findings(
                 items.append(Item(name, f"has the median {middle[1]:.4g} in {part} and {middle[0]:.4g} in {first}"))
         share = _class_distance(counts[first], counts[part])
         if share > _APART:
-            items.append(Item("classes", f"have another distribution in {part}: {share:.0%} of it would have to move"))
+            moved = f"{share:.0%} of its examples would have to change class"
+            items.append(Item("classes", f"have other proportions in {part}: {moved}"))
         if items:
             remedy = "a score on it is less reliable for other data; draw both from the same source if you can"
             yield Finding("drift", "warning", f"{part} differs from {first}", remedy, tuple(items))

@@ -47,11 +47,11 @@ def grad_cam(
         layer: Name of the layer whose feature map is used. Defaults to the last one that gives a map with positions.
 
     Returns:
-        float32 [B, H, W] from 0 to 1, the largest value of each map being 1; all 0 where nothing speaks for the class.
+        float32 [B, H, W] from 0 to 1, the largest value of each map being 1; all 0 if nothing supports the class.
 
     Raises:
         BackboneError: When the model has no feature map with positions, or no such layer.
-        DataError: When these are no images that the model takes.
+        DataError: When these are not images that the model takes.
         PlanError: When there is no such class.
 
     Example:
@@ -117,8 +117,7 @@ def _column(model: keras.Model, class_name: str | int | None) -> int | None:
         return None
     if isinstance(class_name, str):
         if class_name not in names:
-            known = f"Its classes: {join_names(names)}." if names else "It has no class names: give the number of "
-            "an output."
+            known = f"Its classes: {join_names(names)}." if names else "It has no class names: pass a class number."
             raise PlanError(f"{model.name!r} has no class {class_name!r}.{did_you_mean(class_name, names)} {known}")
         class_name = names.index(class_name)
     if not 0 <= class_name < max(units, len(names)):

@@ -75,5 +75,5 @@ def thumbnail_address(path: str) -> str | None:
 
 
 def escaped(text: str) -> str:
-    """Return a text for HTML; bytes of a file name that are no text are shown as escapes."""
+    """Return a text for HTML; bytes of a file name that are not text are shown as escapes."""
     return html.escape(text.encode("utf-8", "backslashreplace").decode())

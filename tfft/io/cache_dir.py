@@ -1,7 +1,7 @@
 """tfft's cache on disk: its location, and atomic creation of its folders.
 
 Implementation notes: entries are written under a temporary name and renamed, also if two processes make the same one. A
-manifest detects damaged entries, which are made again.
+manifest detects damaged entries, which are computed again.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ class FoldedConvolution(keras.layers.Layer):
     """A convolution followed by a BatchNorm with fixed statistics, with the BatchNorm folded into the kernel.
 
     It computes ``conv(x, w * s) + (b - mean) * s + beta`` with ``s = gamma / sqrt(variance + epsilon)``: the same
-    function, but the gradients of gamma and beta take passes over the kernel in place of the activations. 1x1
+    function, but the gradients of gamma and beta take passes over the kernel instead of the activations. 1x1
     convolutions with large kernels are matrix products, as in
     :func:`tfft.backbones.savedmodel.training_rewrites.rewrite_for_training`.
 

@@ -31,7 +31,7 @@ def check_litert(content: bytes, where: str) -> None:
         where: What it is, for the message.
 
     Raises:
-        SavedModelError: It is no LiteRT model, or a damaged one.
+        SavedModelError: It is not a LiteRT model, or a damaged one.
         UnsafeModelError: It holds custom operations, or claims tensors that no machine holds.
         DependencyError: LiteRT is not installed.
     """

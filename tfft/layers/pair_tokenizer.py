@@ -88,7 +88,7 @@ class PairTokenizer(keras.layers.Layer):
 
     @property
     def special(self) -> tuple[int, ...]:
-        """Tokens that are no part of a text."""
+        """Tokens that are not part of a text."""
         return tuple(sorted({*self.start, self.end, *self.source_start, *self.source_end}))
 
     @property
@@ -121,18 +121,18 @@ class PairTokenizer(keras.layers.Layer):
     def source_tokens(self, texts: tf.Tensor) -> tf.Tensor:
         """Return the tokens of sources, int32 [B, S], -1 for padding, in a graph."""
         room = self.source_length - len(self.source_start) - len(self.source_end)
-        pieces = self._known(texts)
-        if not isinstance(pieces, tf.RaggedTensor):
-            pieces = tf.RaggedTensor.from_tensor(pieces)
-        return _around(tf.cast(pieces, tf.int32)[:, :room], self.source_start, self.source_end).to_tensor(PADDING)
+        tokens = self._known(texts)
+        if not isinstance(tokens, tf.RaggedTensor):
+            tokens = tf.RaggedTensor.from_tensor(tokens)
+        return _around(tf.cast(tokens, tf.int32)[:, :room], self.source_start, self.source_end).to_tensor(PADDING)
 
     def texts(self, ids: tf.Tensor) -> tf.Tensor:
         """Return the texts of tokens, string [B], in a graph; as :meth:`read`."""
         keep = (ids >= 0) & (ids < self._size)
         for mark in self.special:
             keep &= ids != mark
-        pieces = tf.ragged.boolean_mask(tf.maximum(ids, 0), keep)
-        whole = tf.strings.unicode_transcode(self._known.detokenize(pieces), "UTF-8", "UTF-8", errors="ignore")
+        tokens = tf.ragged.boolean_mask(tf.maximum(ids, 0), keep)
+        whole = tf.strings.unicode_transcode(self._known.detokenize(tokens), "UTF-8", "UTF-8", errors="ignore")
         return tf.strings.strip(tf.strings.regex_replace(whole, _BROKEN, ""))
 
     def prepare(self) -> None:
@@ -159,7 +159,7 @@ class PairTokenizer(keras.layers.Layer):
         return {**super().get_config(), **own, "target_length": self.target_length}
 
 
-def _around(pieces: tf.RaggedTensor, first: Sequence[int], last: Sequence[int]) -> tf.RaggedTensor:
-    rows = pieces.nrows()
+def _around(tokens: tf.RaggedTensor, first: Sequence[int], last: Sequence[int]) -> tf.RaggedTensor:
+    rows = tokens.nrows()
     ends = [tf.tile(tf.constant([list(ids)], tf.int32, shape=[1, len(ids)]), [rows, 1]) for ids in (first, last)]
-    return tf.concat([ends[0], pieces, ends[1]], axis=1)
+    return tf.concat([ends[0], tokens, ends[1]], axis=1)

@@ -61,7 +61,7 @@ class ConformerBlock(keras.layers.Layer):
     """Half a feed-forward layer, self-attention, a convolution, and another half.
 
     Gulati et al., "Conformer: Convolution-augmented transformer for speech recognition", 2020. Differences: the
-    convolution has layer normalization in place of BatchNorm, whose statistics would depend on the padding, and the
+    convolution has layer normalization instead of BatchNorm, whose statistics would depend on the padding, and the
     attention has no positions of its own; the convolutions tell the order of neighbours.
 
     Args:

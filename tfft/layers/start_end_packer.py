@@ -34,15 +34,15 @@ class StartEndPieces(keras.layers.Layer):
 
         if isinstance(texts, tuple):
             raise BackboneError("A decoder takes one text, not a pair. Join the two into one.")
-        pieces = self.tokenizer(texts)
-        if not isinstance(pieces, tf.RaggedTensor):
-            pieces = tf.RaggedTensor.from_tensor(pieces)
-        pieces = tf.cast(pieces, tf.int32)[:, : self.sequence_length - 1]
-        first = tf.fill([pieces.nrows(), 1], tf.constant(self.tokenizer.start_token_id, tf.int32))
-        pieces = tf.concat([first, pieces], axis=1)
+        tokens = self.tokenizer(texts)
+        if not isinstance(tokens, tf.RaggedTensor):
+            tokens = tf.RaggedTensor.from_tensor(tokens)
+        tokens = tf.cast(tokens, tf.int32)[:, : self.sequence_length - 1]
+        first = tf.fill([tokens.nrows(), 1], tf.constant(self.tokenizer.start_token_id, tf.int32))
+        tokens = tf.concat([first, tokens], axis=1)
         shape = [None, self.sequence_length]
-        ids = pieces.to_tensor(self.tokenizer.pad_token_id or 0, shape=shape)
-        return {"token_ids": ids, "padding_mask": tf.ones_like(pieces).to_tensor(0, shape=shape)}
+        ids = tokens.to_tensor(self.tokenizer.pad_token_id or 0, shape=shape)
+        return {"token_ids": ids, "padding_mask": tf.ones_like(tokens).to_tensor(0, shape=shape)}
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments of the constructor as plain values; the vocabulary is stored separately."""

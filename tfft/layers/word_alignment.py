@@ -1,6 +1,6 @@
 """Alignment of words with their tokens: :class:`TokenizeWords`, :class:`GatherWords`.
 
-Implementation notes: tokenizers have no notion of words: some mark the start of a word, some attach the preceding blank
+Implementation notes: tokenizers have no notion of words: some mark the start of a word, some attach the preceding space
 to it, all may divide it into several tokens, and the end of a long sentence is cut off.
 """
 
@@ -29,8 +29,8 @@ _PROBES = (
 class TokenizeWords(Tokenize):
     """Tokenize sentences as :class:`Tokenize` does, and return where their words start.
 
-    Words are separated by blanks (space, tab, line ends); several blanks count as one. Create it with :meth:`of`, which
-    detects how the tokenizer treats the blank before a word.
+    Words are separated by whitespace (space, tab, line ends), of any length. Create it with :meth:`of`, which
+    detects how the tokenizer treats the space before a word.
 
     Args:
         packer: As for :class:`Tokenize`, with an attribute ``tokenizer`` that returns the tokens of texts [N] without
@@ -40,7 +40,7 @@ class TokenizeWords(Tokenize):
         max_length: As for :class:`Tokenize`.
         ids: Name of the backbone's input with the token ids.
         marks: Number of special tokens before the first word.
-        blank: ``"apart"`` if a word has the same tokens alone and after a blank, ``"glued"`` if the blank before it
+        blank: ``"apart"`` if a word has the same tokens alone and after a space, ``"glued"`` if the space before it
             belongs to it.
         **kwargs: As for any Keras layer.
 
@@ -90,17 +90,17 @@ class TokenizeWords(Tokenize):
         return {**found, WORD_STARTS: self._starts(words, found[self.ids])}
 
     def _starts(self, words: tf.RaggedTensor, packed: tf.Tensor) -> tf.Tensor:
-        pieces = pieces_of_words(self.packer.tokenizer, words, self.blank)
-        first_word = tf.gather(pieces.row_splits, words.row_splits)  # token with which each sentence begins
-        sentences = tf.RaggedTensor.from_row_splits(pieces.flat_values, first_word)
+        tokens = tokens_of_words(self.packer.tokenizer, words, self.blank)
+        first_word = tf.gather(tokens.row_splits, words.row_splits)  # token with which each sentence begins
+        sentences = tf.RaggedTensor.from_row_splits(tokens.flat_values, first_word)
         # A word is at its expected position only if everything before it is: not after truncation.
         expected = sentences.to_tensor(-1)
         width = tf.maximum(tf.shape(expected)[1], tf.shape(packed)[1])
         same = _widened(expected, width, -1) == _widened(packed[:, self.marks :], width, -2)
         agreeing = tf.reduce_sum(tf.math.cumprod(tf.cast(same, tf.int64), axis=1), axis=1)
         row = words.value_rowids()
-        place = pieces.row_splits[:-1] - tf.gather(first_word, row)
-        seen = (pieces.row_lengths() > 0) & (place < tf.gather(agreeing, row))
+        place = tokens.row_splits[:-1] - tf.gather(first_word, row)
+        seen = (tokens.row_lengths() > 0) & (place < tf.gather(agreeing, row))
         starts = tf.where(seen, place + self.marks, NOT_SEEN)
         return tf.cast(words.with_flat_values(starts).to_tensor(NO_WORD), tf.int32)
 
@@ -131,7 +131,7 @@ class GatherWords(keras.layers.Layer):
         return (*word_starts_shape, features_shape[-1])
 
 
-def pieces_of_words(tokenizer: Any, words: tf.RaggedTensor, blank: str) -> tf.RaggedTensor:
+def tokens_of_words(tokenizer: Any, words: tf.RaggedTensor, blank: str) -> tf.RaggedTensor:
     """Return the token ids of each word, int32 [words, any].
 
     Args:
@@ -146,10 +146,10 @@ def pieces_of_words(tokenizer: Any, words: tf.RaggedTensor, blank: str) -> tf.Ra
     return _as_ragged(tokenizer(flat))
 
 
-def _as_ragged(pieces: Any) -> tf.RaggedTensor:
-    if not isinstance(pieces, tf.RaggedTensor):  # outside of graphs KerasHub gives lists
-        pieces = tf.ragged.constant([list(row) for row in pieces], tf.int32, ragged_rank=1)
-    return tf.cast(pieces, tf.int32)
+def _as_ragged(tokens: Any) -> tf.RaggedTensor:
+    if not isinstance(tokens, tf.RaggedTensor):  # outside of graphs KerasHub gives lists
+        tokens = tf.ragged.constant([list(row) for row in tokens], tf.int32, ragged_rank=1)
+    return tf.cast(tokens, tf.int32)
 
 
 def _widened(values: tf.Tensor, width: tf.Tensor, with_: int) -> tf.Tensor:
@@ -159,7 +159,7 @@ def _widened(values: tf.Tensor, width: tf.Tensor, with_: int) -> tf.Tensor:
 def _learned(tokenize: Tokenize) -> dict[str, Any]:
     """Find by examples which arguments of :class:`TokenizeWords` reproduce the tokens of whole texts."""
     plain, packed, ways = _tried(tokenize)
-    fitting = [blank for blank, pieces in ways.items() if pieces == plain]
+    fitting = [blank for blank, tokens in ways.items() if tokens == plain]
     if not fitting:
         raise BackboneError(
             f"The tokenizer of this backbone ({type(tokenize.packer.tokenizer).__name__}) tokenizes words "
@@ -168,8 +168,8 @@ def _learned(tokenize: Tokenize) -> dict[str, Any]:
     for name, rows in packed.items():
         for marks in range(_MOST_MARKS + 1):
             room = tokenize.max_length - marks - _MOST_MARKS  # a truncated text has other tokens at its end
-            pairs = [(row[marks:][:room], pieces[:room]) for row, pieces in zip(rows, plain, strict=True)]
-            if room > 0 and all(row[: len(pieces)] == pieces for row, pieces in pairs):
+            pairs = [(row[marks:][:room], tokens[:room]) for row, tokens in zip(rows, plain, strict=True)]
+            if room > 0 and all(row[: len(tokens)] == tokens for row, tokens in pairs):
                 return {"ids": name, "marks": marks, "blank": fitting[0]}
     raise BackboneError(
         f"None of the inputs {', '.join(packed)} holds the tokens of a text in order within its first "
@@ -187,8 +187,8 @@ def _tried(tokenize: Tokenize) -> tuple[list[Any], dict[str, list[Any]], dict[st
     words = tf.strings.split(texts)
     ways = {}
     for blank in ("apart", "glued"):
-        pieces = pieces_of_words(tokenizer, words, blank)
-        splits = tf.gather(pieces.row_splits, words.row_splits)
-        ways[blank] = tf.RaggedTensor.from_row_splits(pieces.flat_values, splits).to_list()
+        tokens = tokens_of_words(tokenizer, words, blank)
+        splits = tf.gather(tokens.row_splits, words.row_splits)
+        ways[blank] = tf.RaggedTensor.from_row_splits(tokens.flat_values, splits).to_list()
     packed = {name: value.numpy().tolist() for name, value in Tokenize.call(tokenize, texts).items()}
     return tokenizer(texts).to_list(), packed, ways

@@ -40,7 +40,7 @@ def build_optimizer(
     Args:
         phase: Gives ``optimizer``, ``schedule``, ``learning_rate``, ``warmup``, ``weight_decay``, ``global_clipnorm``,
             ``layer_decay`` and ``lr_multipliers``.
-        model: With the phase's blocks unfrozen.
+        model: Model with the blocks of the phase unfrozen.
         steps: Number of steps of the whole phase.
         wrapped: True gives a :class:`LayerwiseOptimizer` also where all factors are 1, which is what
             :func:`transfer_slots` needs for Adam and its like; else it is one only where a factor is not.

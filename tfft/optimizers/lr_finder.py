@@ -43,9 +43,9 @@ class LearningRates:
         smoothed: [N] exponential mean of the losses, with the correction for its start.
         steep: Rate at which the smoothed loss falls fastest. Aggressive.
         minimum: A tenth of the rate with the least smoothed loss.
-        valley: Rate about the middle of the longest fall. What is suggested.
-        slide: Rate from which on the slope changes little, looking at the curve from its right end.
-        stopped: Why the test ended, in words.
+        valley: Rate near the middle of the longest fall: the suggestion.
+        slide: Rate below which the slope changes little, seen from the right end of the curve.
+        stopped: Reason why the test ended, in words.
     """
 
     lrs: np.ndarray
@@ -81,7 +81,7 @@ class LearningRates:
         """Draw the loss over the rate, with the four rates.
 
         Args:
-            path: Of an image to write (its ending says which kind), or None.
+            path: Image file to write, in the format of its suffix. Defaults to None, no file.
 
         Returns:
             The figure of matplotlib, which notebooks can show.
@@ -95,7 +95,7 @@ class LearningRates:
         try:
             from matplotlib.figure import Figure  # without pyplot: no window, no global state
         except ImportError:
-            missing_package("matplotlib", "An image of the learning rates", "pip install matplotlib")
+            missing_package("matplotlib", "A plot of the learning rates", "pip install matplotlib")
         figure = Figure(figsize=(7, 4), layout="constrained")
         axes = figure.subplots()
         axes.plot(self.lrs, self.losses, color="0.8", label="loss")
@@ -134,34 +134,33 @@ def lr_find(
     three differences: a loss belongs to the rate of the step before it, a fall counts from a thousandth of the whole
     fall on, and ``slide`` uses the loss relative to its start. So no rule depends on the unit of the loss.
 
-    Smoothing lags behind, and on very smooth problems the loss takes several steps beyond the largest stable rate
-    to come back: trust the middle of the fall (``valley``), not its end. On a frozen backbone the curve is flat
-    over a wide range; a solved head (:func:`tfft.features.fit_linear_probe`) needs no rate.
+    Trust the middle of the fall (``valley``), not its end: smoothing lags behind, and on very smooth problems the loss
+    comes back only several steps beyond the largest stable rate. On a frozen backbone the curve is flat over a wide
+    range; a solved head (:func:`tfft.features.fit_linear_probe`) needs no rate.
 
     Afterwards everything is as before, bit by bit, after an error too: weights, statistics of BatchNormalization,
-    seeds of the layers, the model's optimizer with its slots, steps and rate, metrics, ``compile``, and the
-    random states of Python, NumPy, TensorFlow and Keras. A dataset is read, as ``fit`` would: where it shuffles
-    by itself, the next pass has its next order. Slots start at 0, also where the model's optimizer has some.
+    seeds, optimizer, metrics, ``compile``, and the random states of Python, NumPy, TensorFlow and Keras. Only a dataset
+    that shuffles by itself goes on to its next order. Slots start at 0, also where the model's optimizer has some.
 
     Args:
         model: Built; compiled (its loss and a copy of its optimizer are used), or with a head of tfft (which knows
             its loss; the optimizer is Adam then).
-        data: Dataset of batches, (inputs, labels) or (inputs, labels, sample weights) as arrays, or a part of what
-            :func:`tfft.data.load` gives. Repeated where it is shorter than ``steps``.
+        data: Dataset of batches, (inputs, labels) or (inputs, labels, sample weights) as arrays, or a part of the
+            result of :func:`tfft.data.load`. Repeated if it is shorter than ``steps``.
         start: First rate.
         end: Last rate, where the test gets there.
         steps: Number of rates.
         stop: The test ends when the smoothed loss is more than this many times its least value.
-        beta: Of the exponential mean; 0 for none.
+        beta: Weight of the past in the exponential mean; 0 for no smoothing.
         batch_size: Examples per step, where ``data`` is arrays.
-        optimizer: Of Keras, in place of the model's; a copy is used, its rate is not.
-        seed: Of the order of arrays.
+        optimizer: Optimizer of Keras, instead of the model's; a copy is used, its rate is not.
+        seed: Seed for the order of arrays.
 
     Returns:
         The rates, the losses and four suggestions.
 
     Raises:
-        PlanError: If settings are out of range, the model cannot be trained as it is, its loss is no finite
+        PlanError: If settings are out of range, the model cannot be trained as it is, its loss is not a finite
             number at ``start``, or there is no fall between ``start`` and ``end``.
         DataError: If there is no example.
 

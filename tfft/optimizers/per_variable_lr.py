@@ -64,7 +64,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
 
     Raises:
         PlanError: If the optimizer cannot be scaled or a number is out of range; from ``build``, when a path
-            is no trainable variable of the model, or all factors are 0.
+            is not a trainable variable of the model, or all factors are 0.
 
     Example:
         >>> factors = tfft.optimizers.layerwise_lr_multipliers(model, layer_decay=0.8)
@@ -99,7 +99,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
 
     @property
     def learning_rate(self) -> Any:
-        """The rate that factors are of; set it where it is no schedule."""
+        """The rate to which the factors apply; it can be set unless it is a schedule."""
         return self.optimizer.learning_rate
 
     @learning_rate.setter
@@ -125,7 +125,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
         """Return one with the same factors and name, and the same variables without weight decay.
 
         Args:
-            optimizer: To scale, not built yet.
+            optimizer: Optimizer to scale, not built yet.
         """
         made = type(self)(optimizer, self.factors, name=self.name)
         made._from_config, made._spared = True, self._spared
@@ -265,7 +265,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> LayerwiseOptimizer:
-        """Make one again; factors of variables that do not train any more have no effect then."""
+        """Build an optimizer from its config; factors of variables that no longer train have no effect."""
         config = dict(config)
         inner = keras.saving.deserialize_keras_object(config.pop("optimizer"), custom_objects)
         spared = config.pop("spared", None)
@@ -277,7 +277,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
         paths = [v.path for v in variables]
         known = set(paths)
         problems = [
-            f"{path!r} is no trainable variable.{did_you_mean(path, known)}"
+            f"{path!r} is not a trainable variable.{did_you_mean(path, known)}"
             for path in {**self.factors, **self._first_ages}
             if path not in known
         ]

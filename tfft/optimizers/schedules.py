@@ -68,7 +68,7 @@ class PiecewiseSchedule(keras.optimizers.schedules.LearningRateSchedule):
         curves = {piece.curve for piece in self.pieces}
         if not starts or starts[0] != 0 or sorted(set(starts)) != starts or self.steps < 1:
             raise PlanError(
-                "Pieces of a schedule start at step 0 and go on in order, over at least one step; "
+                "Pieces of a schedule start at step 0 and follow in order, over at least one step; "
                 f"received starts {starts} and {self.steps} steps."
             )
         if not curves <= {"linear", "cosine"}:
@@ -122,7 +122,7 @@ def build_schedule(phase: Phase, steps: int) -> Schedule | float:
         A schedule that ``.keras`` files can hold, or the peak rate for ``"plateau"``.
 
     Raises:
-        PlanError: For a schedule that there is not, or fewer than one step.
+        PlanError: For an unknown schedule, or fewer than one step.
 
     Example:
         >>> phase = Phase("fine-tune", 3, 5, 3e-4, schedule="one_cycle")
@@ -132,7 +132,7 @@ def build_schedule(phase: Phase, steps: int) -> Schedule | float:
         hint = did_you_mean(str(phase.schedule), SCHEDULES)
         raise PlanError(f"Unknown schedule {phase.schedule!r}.{hint} Schedules: {join_names(SCHEDULES)}.")
     if steps < 1:
-        raise PlanError(f"A schedule goes over at least one step, received {steps}.")
+        raise PlanError(f"A schedule needs at least one step, received {steps}.")
     return _MAKERS[phase.schedule](phase, steps)
 
 

@@ -54,8 +54,8 @@ def transfer_slots(
 
     Args:
         old: Previous optimizer, with or without :class:`LayerwiseOptimizer` and loss scaling.
-        new: Of the same class and settings (rate, weight decay, clipping and averaging may differ), built, before
-            its first step. For Adam, AdamW, Adamax and Lamb it must be a :class:`LayerwiseOptimizer`.
+        new: New optimizer of the same class and settings (rate, weight decay, clipping and averaging may differ),
+            built, before its first step. For Adam, AdamW, Adamax and Lamb it must be a :class:`LayerwiseOptimizer`.
         fresh: Paths of variables that must start with empty slots, because their values are new.
 
     Returns:
@@ -90,7 +90,7 @@ def transfer_slots(
     kind = type(_inside(new)).__name__
     if why:
         return SlotTransfer({}, left, f"{kind} starts afresh: {why}.")
-    note = f"{kind} goes on with what it knew of {len(ages)} variables"
+    note = f"{kind} keeps its state of {len(ages)} variables"
     return SlotTransfer(ages, left, note + (f"; {len(left)} start afresh." if left else "."))
 
 

@@ -71,7 +71,7 @@ class Draft:
 
     @property
     def is_surely_far(self) -> bool:
-        """Whether that score is low beyond its 95 % interval, which is wide for few examples."""
+        """Whether even the upper end of its 95 % interval is low; the interval of few examples is wide."""
         return self.stats.fit_high is not None and self.stats.fit_high < _FITS
 
     def image_size(self) -> tuple[int, int] | None:
@@ -115,7 +115,7 @@ class Draft:
         if self.is_far:
             self.reasons["unfreeze"] = (
                 f"all {stats.blocks} blocks: a linear head on the pretrained features closes only {stats.fit:.0%} of "
-                "the gap between the commonest class and all right, so the data is unlike what they were made for"
+                "the gap between the majority class and a perfect score, so the data is unlike that of the backbone"
             )
             return "all"
         if self.is_tiny and stats.examples < _SHARES[-1][0]:
@@ -240,7 +240,7 @@ class Draft:
             return max(1, epochs)
         views = max(1, min(epochs, max(_LEAST_VIEWS, min(_MOST_VIEWS, math.ceil(epochs / 2)))))
         self.reasons["views"] = (
-            f"frozen layers run {views} x {stats.examples:,} = {views * stats.examples:,} times, in place of "
+            f"frozen layers run {views} x {stats.examples:,} = {views * stats.examples:,} times, instead of "
             f"{epochs} epochs x {stats.examples:,} = {epochs * stats.examples:,}"
         )
         return views

@@ -96,7 +96,7 @@ def _with_reason(plan: Plan, cut: Plan, expected: float, seconds: float, minutes
     if cut.phases == plan.phases:
         reason = f"{about}: nothing was cut"
     else:
-        reason = f"{_words(cut)} in place of {_words(plan)}: {about}"
+        reason = f"{_words(cut)} instead of {_words(plan)}: {about}"
     if expected > seconds:
         reason += "; nothing is left to cut, so the run takes longer than that"
     reasons = {name: text for name, text in plan.reasons.items() if name not in ("epochs", "unfreeze")}

@@ -1,6 +1,6 @@
 """Plan of a run, with what has to be measured for it: :func:`choose_plan`, :func:`recommend_plan`.
 
-Implementation notes: a choice by measured seconds may come out otherwise another time. So it is stored beside the
+Implementation notes: a choice by measured seconds may differ from run to run. So it is stored beside the
 checkpoints before training starts, and a run that resumes takes it from there.
 """
 

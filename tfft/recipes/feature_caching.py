@@ -71,7 +71,7 @@ def cache_features(
 ) -> CachedFeatures:
     """Compute the frozen features that :func:`tfft.finetune` would compute with the same arguments; train nothing.
 
-    Use it to prepare a large data set on several machines, each with a shard of its own and one cache folder for all:
+    Use it to prepare a large dataset on several machines, each with a shard of its own and one cache folder for all:
     ``finetune`` with the same arguments finds the features there and starts with the training. A machine that died is
     started again with the same shard; nothing is computed twice.
 

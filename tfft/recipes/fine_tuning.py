@@ -64,7 +64,7 @@ def finetune(
     proves that frozen weights have not changed. Each phase ends with the weights of its best epoch on the held-out
     examples. If no epoch of the second phase beats the frozen backbone, the weights of the frozen backbone stay.
     Because the held-out examples select the epoch, the scores are slightly optimistic. A folder ``test/`` beside
-    ``train/`` is measured at the end and selects nothing; :func:`tfft.evaluate` measures on any other examples.
+    ``train/`` is evaluated at the end and not used for selection; :func:`tfft.evaluate` measures on any other examples.
 
     Args:
         backbone: A handle as in :func:`tfft.load_backbone`, an opened backbone, or a Keras model. ``"auto"`` takes
@@ -86,8 +86,8 @@ def finetune(
             ``out``; False exports nothing.
         cache: Place for the features of the frozen part: ``"auto"`` in the user's cache folder (a second run
             finds them there), a folder, ``"memory"`` until the process ends, or None to run everything in
-            every epoch. Ready datasets may differ from pass to pass: tfft caches them only if this is not "auto", and
-            raises an error if they differ.
+            every epoch. A ``tf.data.Dataset`` may differ from pass to pass: its features are cached only if this is
+            not "auto", and an error is raised if it differs.
         callbacks: Keras callbacks for all epochs. Their ``model`` is the whole model.
         log: Experiment trackers that follow the run: ``"tensorboard"`` (event files in ``out``), ``"mlflow"``,
             ``"wandb"``, or several. They get the settings, each epoch, the scores of each phase and the records.
@@ -172,8 +172,8 @@ def rerun(
 
     Args:
         plan: Plan, or the path of one.
-        backbone: Backbone in place of the plan's; required if that one was given in memory.
-        data: Data in place of the plan's; required if that was given in memory.
+        backbone: Backbone instead of the plan's; required if that one was given in memory.
+        data: Data instead of the plan's; required if that was given in memory.
         out: As in :func:`finetune`.
         export_to: As in :func:`finetune`.
         cache: As in :func:`finetune`.

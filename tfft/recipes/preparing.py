@@ -107,7 +107,7 @@ def _resized(
         return opened
     try:
         return load_backbone(handle, image_size=preferred, **options)
-    except BackboneError:  # not only convolutions, so it takes its own size alone
+    except BackboneError:  # not fully convolutional, so it takes only its own size
         return opened
 
 

@@ -48,6 +48,6 @@ def fit_of(
         right = logits.argmax(axis=-1) == held_out.labels
         if right.mean() < accuracy:
             accuracy, count = float(right.mean()), len(logits)
-    commonest = max(data.counts) / sum(data.counts)
+    majority = max(data.counts) / sum(data.counts)
     _, high = wilson_interval(accuracy * count, count)
-    return (accuracy - commonest) / (1 - commonest), (high - commonest) / (1 - commonest)
+    return (accuracy - majority) / (1 - majority), (high - majority) / (1 - majority)

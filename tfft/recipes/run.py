@@ -71,7 +71,7 @@ class Run:
         split_names: Names of the examples by split; None if they have none, or if the run was loaded from its folder.
         deduplicated_scores: Final scores without the held-out examples that also occur in the training data; None if
             there are none.
-        test_scores: Final scores on the labelled ``test/`` folder of the data, which no choice was made on; None
+        test_scores: Final scores on the labelled ``test/`` folder of the data, not used for selection; None
             without one.
         seconds: Seconds that each phase took, by name, its features and scores included.
         expected_seconds: The same as expected before training; empty if the training was too short to measure.

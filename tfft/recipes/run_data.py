@@ -1,7 +1,7 @@
 """Data of a run from any source: :class:`RunData`, :func:`load_run_data`.
 
 Implementation notes: the examples and their modality handle the differences between folders, tables, arrays, texts and
-ready datasets.
+``tf.data.Dataset``.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class RunData:
 
     Attributes:
         splits: Examples.
-        modality: Modality of the examples; None for ready datasets.
+        modality: Modality of the examples; None for a ``tf.data.Dataset``.
         name: Name of the source, for the plan.
         given: Whether the caller passed splits or datasets, which are used as they are.
     """
@@ -221,7 +221,7 @@ def load_run_data(data: Any, config: SharedSettings, progress: ReadingProgress |
     if isinstance(data, Splits):
         return _run_data(data, data.root, config, given=True)
     if is_ready(data):
-        registry.Match("ready datasets", ready_splits, frozenset({"task"})).check(explicit(asked))
+        registry.Match("tf.data datasets", ready_splits, frozenset({"task"})).check(explicit(asked))
         _check_ready(config)
         splits = ready_splits(data[0], data[1], data[2] if len(data) > 2 else None, task=config.task)
         return RunData(splits, None, splits.train.title, given=True)
@@ -255,10 +255,10 @@ def _check_ready(config: SharedSettings) -> None:
     problems = []
     if config.augment:
         problems.append(
-            "augment= expects images in a folder or arrays. For a ready dataset, augment with its own map()"
+            "augment= expects images in a folder or arrays. For a tf.data.Dataset, augment in its own map()"
         )
     if config.sampling:
-        problems.append("sampling= expects a folder or arrays. A ready dataset has its own order: leave sampling out")
+        problems.append("sampling= expects a folder or arrays. A tf.data.Dataset has its own order: leave sampling out")
     raise_problems(PlanError, "These settings cannot be used", problems)
 
 

@@ -46,7 +46,7 @@ class RunOutput:
 
     @property
     def resumes(self) -> bool:
-        """Whether the folder holds an interrupted run, which goes on."""
+        """Whether the folder holds an interrupted run, which resumes."""
         return self.folder is not None and is_unfinished(self.folder)
 
     def check_writable(self) -> None:

@@ -6,7 +6,7 @@ all blocks costs as much as several of the last ones, and a candidate starts ane
 schedule is longer.
 
 Implementation notes: a trial trains on some of the training examples and is scored on others of them, so the validation
-examples choose nothing. Features of the frozen part are kept for the two rounds only.
+examples are not used for selection. Features of the frozen part are kept for the two rounds only.
 """
 
 from __future__ import annotations

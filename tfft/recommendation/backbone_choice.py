@@ -39,10 +39,10 @@ def recommend(
 
     A linear probe is solved to its optimum on the frozen features of each candidate, on growing samples of the training
     examples. Every example is predicted by a probe that was not trained on it, and candidates are compared in pairs on
-    the same examples. A candidate leaves only when it is worse beyond doubt: when the 95 % interval of its difference
-    to the best, divided among all comparisons, lies below 1 % of the way from guessing to perfect answers. Among those
-    at most that far behind the best, the fastest is recommended. The held-out examples choose nothing; the scores of
-    the recommended backbone come from them.
+    the same examples. A candidate is dropped only when the 95 % interval of its difference to the best, divided among
+    all comparisons, shows it to be worse by more than 1 % of the gap between guessing and a perfect score. Among those
+    at most that far behind the best, the fastest is recommended. The held-out examples are not used for selection; the
+    scores of the recommended backbone come from them.
 
     Closed scores of transferability do not decide: they mostly order by size (Singh, Hess and Vanschoren, "How not to
     benchmark your SITE metric", 2026). With ``minutes=``, the best candidate by probe and the largest one are also

@@ -72,7 +72,7 @@ class Contender:
         return self._scored(np.zeros((len(rows), 1), np.float32), labels, strata, None)
 
     def final_scores(self, rows: np.ndarray) -> Scores:
-        """Return the scores of a probe on the validation examples, which chose nothing.
+        """Return the scores of a probe on the validation examples, which are not used for selection.
 
         Args:
             rows: Positions of the training examples of the probe, [n], which begin with those of the last round.

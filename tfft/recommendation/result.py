@@ -22,7 +22,7 @@ class CandidateResult:
         difference: Difference to the best candidate on the same examples, positive where it is better, with an
             interval; None for the best.
         examples: Training examples on which it was measured.
-        dropped: Whether it left before the last round, because it was worse beyond doubt.
+        dropped: Whether it left before the last round, because it was significantly worse.
         milliseconds: Time of the frozen backbone for one example on this machine.
         parameters: Number of values in the backbone.
         fine_tuned: Scores after a short fine-tuning; None if that was not tried.
@@ -48,8 +48,8 @@ class Recommendation:
         candidates: Results, the best first.
         metric: Name of the score.
         guess: Score of the best constant answer on the same examples.
-        scores: Scores of the recommended backbone's linear probe on held-out examples. These chose nothing, unless
-            backbones were fine-tuned.
+        scores: Scores of the recommended backbone's linear probe on held-out examples, which are not used for selection
+            unless backbones were fine-tuned.
         left_out: Reasons by name for candidates that could not be compared.
         seconds: Time that it took.
     """

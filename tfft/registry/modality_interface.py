@@ -81,7 +81,7 @@ class Match:
         has = "do not apply" if len(wrong) > 1 else "does not apply"
         valid = join_names(sorted((self.settings | {"validation", "seed"}) - {"progress", "store"}))
         raise DataError(
-            f"{given} {has} to {self.form}, which takes {valid}. Leave it out, or give another source."
+            f"{given} {has} to {self.form}. Settings that apply: {valid}. Leave it out, or pass another source."
             f"{_TABLES_ONLY if 'task' in wrong else ''}"
         )
 
@@ -171,7 +171,7 @@ class Modality:
         """
         match = self.matches(source, settings)
         if match is None:
-            raise DataError(f"Expected {self.items}, received a {type(source).__name__}.")
+            raise DataError(f"Expected {self.items}, received {type(source).__name__}.")
         match.check(settings)
         return match
 
@@ -368,7 +368,7 @@ class Modality:
         raise NotImplementedError
 
     def file_suffixes(self) -> tuple[str, ...]:
-        """Return the endings, in small letters, of the files in a folder that a served model can be asked about."""
+        """Return the suffixes, in lowercase, of the files that a served model takes from a folder."""
         return ()
 
     def request_noun(self, spec: Any) -> str:
@@ -428,7 +428,7 @@ class Modality:
         return None
 
     def heatmap(self, model: keras.Model, value: Any, column: int) -> tuple[np.ndarray, np.ndarray] | None:
-        """Return an image of an example and what in it speaks for a class; None if only parts can be left out.
+        """Return an image of an example and its evidence for a class; None if only parts can be left out.
 
         Args:
             model: Keras model that answers.

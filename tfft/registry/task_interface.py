@@ -41,8 +41,8 @@ class ScoreDisplay:
     Attributes:
         metric: Name of the main score.
         higher_is_better: False for errors.
-        baseline: What ``majority_baseline`` answers for every example.
-        baselines: What further baselines answer, by the name of their measure.
+        baseline: Prediction of ``majority_baseline`` for every example.
+        baselines: Predictions of further baselines, by the name of their measure.
         details: Further measures at the end of the summary, as a format such as ``"at an IoU of 0.5 {map50:.4f}"``.
         row: Noun for a row of the table.
         table: Title of the table.
@@ -52,7 +52,7 @@ class ScoreDisplay:
 
     metric: str
     higher_is_better: bool = True
-    baseline: str = "commonest class"
+    baseline: str = "majority class"
     baselines: Mapping[str, str] = dataclasses.field(default_factory=dict)
     details: str = ""
     row: str = "class"
@@ -106,7 +106,7 @@ class Task:
             (``"sequence"``), a feature map (``"spatial"``) or feature maps of several strides (``"pyramid"``).
         exclusive_classes: Whether each example has exactly one of several classes, which class weights, balanced
             sampling, nearest class means and contrastive training require.
-        numeric_labels: Whether a label is a number, or a row of numbers, and no class.
+        numeric_labels: Whether a label is a number, or a row of numbers, and not a class.
         labels_from_folders: Whether a folder name can be the label of its files.
         solves_head: Whether the best head on frozen features can be computed (a linear probe); else it is trained.
         trains_head: Whether the head has weights of its own, so that plans train it before the backbone.
@@ -115,7 +115,7 @@ class Task:
         strides: Strides in pixels of the feature maps for the level ``"pyramid"``.
         image_pixels: Number of pixels that images should have, in the median shape of the data, where the backbone
             takes any size; None for the size that the backbone was trained at.
-        resize: How an image becomes the size of the model, unless the user says; None for the backbone's own way.
+        resize: Resizing of images to the size of the model, unless the user sets it; None for that of the backbone.
         moves_with_pixels: Whether flips and crops of an image also apply to its labels (boxes, masks).
         checks_label_errors: Whether a probe can find labels that look wrong.
         selection: Metric that selects the best epoch.
@@ -352,7 +352,7 @@ class Task:
         return None
 
     def report_builder(self, head: Head) -> ReportBuilder | None:
-        """Return a new object that makes sections of the report of a run, such as drawn pictures; None for none.
+        """Return a new object that makes sections of the report of a run, such as drawn images; None for none.
 
         Args:
             head: Head of the model.

@@ -22,8 +22,8 @@ _COLOURS = np.array(((40, 30, 120), (30, 150, 190), (250, 215, 60), (200, 30, 20
 def write_explanations(found: Sequence[Explanation], path: str | os.PathLike[str]) -> pathlib.Path:
     """Write explanations as one HTML file without scripts, which needs no network.
 
-    Images are blue where they say nothing, and yellow to red where they speak for the class. Words and spans of time
-    are green where they speak for the class and red where they speak against it; the strongest of an example has the
+    Images are blue where they are irrelevant, and yellow to red where they support the class. Words and spans of time
+    are green where they support the class and red where they contradict it; the strongest of an example has the
     full colour.
 
     Args:

@@ -39,7 +39,7 @@ def write_report(
     """Write a report of a run: one HTML file without scripts, which needs no network.
 
     It shows scores with intervals and baselines, learning curves, scores per class, the confusion matrix, the
-    calibration of the probabilities, the most confident mistakes and what spoke for the wrong class in them, the least
+    calibration of the probabilities, the most confident mistakes with the evidence for the wrong class, the least
     certain predictions, a map of the features, what a task adds (for detection and segmentation the worst images,
     drawn), the findings of the data check, and every setting with its reason. The model predicts the held-out examples
     again for this.
@@ -186,7 +186,7 @@ def _map(page: Page, held_out: HeldOut) -> None:
 
 
 def _explanations(page: Page, run: Run, held_out: HeldOut) -> None:
-    """Show what in the most confident mistakes spoke for the wrong class."""
+    """Show the evidence for the wrong class in the most confident mistakes."""
     wrong = [name for name, result in held_out.ranked if result.correct is False]
     if not wrong or len(run.model.inputs) > 1:
         return
@@ -196,8 +196,8 @@ def _explanations(page: Page, run: Run, held_out: HeldOut) -> None:
         return
     page.section("Why the most confident mistakes")
     page.text(
-        "Images are yellow to red where they speak for the predicted class; words and moments are green, and red "
-        "where they speak against it.", "soft",
+        "Images are yellow to red where they support the predicted class; words and moments are green, and red "
+        "where they contradict it.", "soft",
     )  # fmt: skip
     add_explanations(page, found)
 

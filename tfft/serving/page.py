@@ -28,9 +28,9 @@ class Shown:
     """What the page shows for one input.
 
     Attributes:
-        label: Probability of each of the most probable classes; None for other tasks.
+        label: Most probable classes with their probabilities; None for other tasks.
         text: The prediction in words; empty if the classes say it.
-        image: File with a picture: detections or a mask; None if there is none.
+        image: File with the drawn detections or mask; None if there is none.
         audio: File with a recording that the model made; None if there is none.
     """
 

@@ -26,7 +26,7 @@ def sample_inputs(model: keras.Model, examples: int = 4, *, seed: int = 0) -> An
     Args:
         model: Any functional model.
         examples: Size of the batch.
-        seed: Of the random numbers.
+        seed: Seed for the random numbers.
 
     Returns:
         An array, or a nest of arrays, [examples, ...]. Unknown sides become 32 pixels, unknown
@@ -82,7 +82,7 @@ def check_backbone(
     SavedModel export with the same output; mixed precision works or is refused with a reason.
 
     Args:
-        backbone: From :func:`tfft.load_backbone`, or your own.
+        backbone: Backbone from :func:`tfft.load_backbone`, or your own.
         reference: The original model as a function of the inputs; None skips that one check.
         tolerance: Largest difference of outputs, relative to the largest output where that is above 1.
 

@@ -17,8 +17,8 @@ def check_head(head: heads.Head, *, width: int = 8) -> Contract:
     """Check that a head's loss, metrics, logits and serving outputs agree with each other.
 
     Args:
-        head: From :mod:`tfft.heads`, or one of your own.
-        width: Of the features it is put behind.
+        head: Head from :mod:`tfft.heads`, or one of your own.
+        width: Width of the features it is put behind.
 
     Returns:
         What passed.

@@ -83,7 +83,7 @@ def find_batch_size(
     longer per example than the fastest. The largest that fits is in the result, for recipes that need a certain large
     batch; for one that does not fit, see :func:`tfft.training.microbatched`.
 
-    The first trial is one example. Then sizes double until doubling has not made an example 5 % faster twice in a row,
+    The first trial is one example. Then sizes double until two doublings in a row have not made an example 5 % faster,
     or, on a GPU, until a step does not fit. On a CPU the system kills a process that takes too much memory, so a size
     is only tried if linear extrapolation of the last two trials stays within ``memory``.
 
@@ -157,7 +157,7 @@ def _check(model: keras.Model, start: int, limit: int | None, memory: float | No
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             problems.append(f"{name} must be an int of at least 1, received {value!r}")
     if memory is not None and not memory > 0:
-        problems.append(f"memory is a number of megabytes over 0, received {memory!r}")
+        problems.append(f"memory must be a number of megabytes above 0, received {memory!r}")
     raise_problems(PlanError, "No batch size can be found", problems)
 
 
@@ -308,8 +308,8 @@ class _Search:
 class _Meter:
     """Memory statistics of TensorFlow's allocator for the training device.
 
-    The size of the process is no substitute: TensorFlow does not return memory, so a second model in the same process
-    would seem to take none.
+    The size of the process is not a substitute: TensorFlow does not return memory, so a second model in the same
+    process would seem to take none.
     """
 
     def __init__(self, memory: float | None) -> None:

@@ -54,9 +54,9 @@ def train(
     """Train a model through phases, each with its own trainable blocks, rate and schedule.
 
     Use it for a plan with more than one phase. Afterwards the model is an ordinary compiled Keras model with the best
-    weights by validation accuracy, or by the selection metric of its task: a phase without an epoch that beats its
-    initial weights restores those, and its history says so. A contrastive phase cannot be compared: its head no longer
-    fits the features, so it keeps its last weights, and the next phase starts without a score to beat.
+    weights by validation accuracy, or by the selection metric of its task: a phase in which no epoch beats the
+    weights before it restores those, and its history says so. A contrastive phase cannot be compared: its head no
+    longer fits the features, so it keeps its last weights, and the next phase starts without a score to beat.
 
     With a ``source``, frozen layers run once and their features are cached, and only the trainable suffix is fitted;
     the numbers are the same. If that is impossible, the phase fits the whole model on ``dataset``, and the history has

@@ -254,6 +254,6 @@ def _measured(part: TrainableSuffix, arguments: Callable[[], Mapping[str, Any]])
 
 def _kept(phase: Phase, what: str) -> str:
     return (
-        f"phase {phase.name!r}: no {what} was better on the validation examples than the initial weights, "
-        "so those were kept"
+        f"phase {phase.name!r}: no {what} was better on the validation examples than the weights before this "
+        "phase, so those were kept"
     )

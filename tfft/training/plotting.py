@@ -63,7 +63,7 @@ def plot_history(history: History | Any, path: str | os.PathLike[str] | None = N
     return figure
 
 
-_OTHERS = ("phase", "epoch", "seconds", "learning_rate")  # columns that are no measurements
+_OTHERS = ("phase", "epoch", "seconds", "learning_rate")  # columns that are not measurements
 
 
 def _shade(axis: Any, history: History) -> None:

@@ -190,7 +190,7 @@ def tracking(names: Sequence[str], folder: pathlib.Path | None, settings: Mappin
     """Follow a run with trackers until the block ends.
 
     Args:
-        names: From :func:`check_trackers`.
+        names: Names from :func:`check_trackers`.
         folder: Run folder; None where nothing is written.
         settings: Settings of the run, by name.
 

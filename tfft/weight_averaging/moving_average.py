@@ -85,10 +85,10 @@ class _Average(keras.callbacks.Callback):
         self._show()
         self._raw, self._fitting = None, False
 
-    # ------------------------------------------------------------------ to go on later
+    # ------------------------------------------------------------------ to resume
 
     def get_state(self) -> State:
-        """Return all that is needed to go on later: plain values and arrays, of the weights that train too.
+        """Return all that is needed to resume: plain values and arrays, of the weights that train too.
 
         Call it between two batches or at the end of an epoch, together with the state of the optimizer.
         """
@@ -172,7 +172,7 @@ class ExponentialMovingAverage(_Average):
     Use it as a callback of ``fit`` where validation jumps from epoch to epoch. After each step the average
     becomes ``d * average + (1 - d) * weights``; it starts at the weights before the first step. Validation is
     measured on the average, and callbacks see it at the end of each epoch: put this one first, so that those
-    behind it do so without validation too. Training goes on from the weights it made, as if nothing were averaged.
+    behind it do so without validation too. Training continues from the raw weights, as if nothing were averaged.
 
     BatchNorm statistics that train are averaged like the weights; ``refresh`` recomputes them for the average
     instead. A model whose statistics are fixed keeps them.
@@ -204,7 +204,7 @@ class ExponentialMovingAverage(_Average):
         self.decay, self.ramp = float(decay), bool(ramp)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Take in the step."""
+        """Update the average."""
         self.updates += 1
         n = self.updates
         self._add(1.0 - (min(self.decay, (1 + n) / (10 + n)) if self.ramp else self.decay))
@@ -225,7 +225,7 @@ class StochasticWeightAveraging(_Average):
             for few epochs and needs a dataset whose length is known.
         refresh: Training examples in batches: BatchNorm statistics that train are recomputed on them, by
             :func:`tfft.freezing.refresh_batch_norm`, each time the average is put into the model. None averages them
-            like the weights, which is less right: statistics of averaged weights are not averages of statistics.
+            like the weights, which is less accurate: statistics of averaged weights are not averages of statistics.
 
     Attributes:
         updates: Number of weights in the average so far; a training that was stopped before the last part has 0, and
@@ -271,7 +271,7 @@ class StochasticWeightAveraging(_Average):
         super().on_train_begin(logs)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Take in the step, where steps are averaged."""
+        """Update the average, if it is over steps."""
         if self.every == "step":
             self._take(self._epoch * self.params["steps"] + batch)
 

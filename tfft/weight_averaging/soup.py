@@ -255,7 +255,7 @@ def _from_file(model: keras.Model, path: Path) -> list[np.ndarray]:
         model.load_weights(path)
     except PlanError:
         raise
-    except Exception as error:  # whatever a file that is no such file makes Keras and h5py raise
+    except Exception as error:  # whatever a file of another kind makes Keras and h5py raise
         why = str(error).split("\n")[0]  # Keras goes on with lists of layers
         raise PlanError(f"It cannot be read into {model.name!r}: {why}") from error
     return take(model.weights)

@@ -30,7 +30,7 @@ class _Guarded:
     Args:
         file: The unpacked stream.
         most: Bytes that may be passed over in it.
-        path: Of the archive, for messages.
+        path: Path of the archive, for messages.
     """
 
     def __init__(self, file: BinaryIO, most: int, path: Path) -> None:
@@ -71,7 +71,7 @@ def unpack(path: Path, folder: Path) -> None:
         folder: Where to; what is in it after an error should not be used.
 
     Raises:
-        UnsafeModelError: For a member that is no plain file or folder or leads outside, and for more than 64 GiB,
+        UnsafeModelError: For a member that is not a plain file or folder or leads outside, and for more than 64 GiB,
             100,000 members, or 200 times the size of the archive.
         SavedModelError: When the archive is cut off, damaged or something else, or this version of Python (3.11.0 to
             3.11.3) lacks the filter that keeps its files inside of the folder.

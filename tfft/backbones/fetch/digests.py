@@ -54,14 +54,14 @@ def digest(path: str | os.PathLike[str]) -> str:
 
     Returns:
         64 hex digits. Of a file the SHA-256 of its bytes, as ``sha256sum FILE`` prints it. Of a folder the SHA-256 of
-        a text with one line for each file in it, sorted by the bytes of its path: SHA-256 of the content, two blanks,
+        a text with one line for each file in it, sorted by the bytes of its path: SHA-256 of the content, two spaces,
         path within the folder with ``/``. In a shell, within the folder:
         ``find -L . -type f -printf '%P\\n' | LC_ALL=C sort | xargs -d '\\n' sha256sum | sha256sum``.
         (The manifest that tfft's own cache puts into a folder does not count.)
 
     Raises:
         HandleError: There is nothing at this path.
-        SavedModelError: A part of the folder cannot be read, or is no file.
+        SavedModelError: A part of the folder cannot be read, or is not a file.
     """
     path = Path(path).expanduser()
     try:

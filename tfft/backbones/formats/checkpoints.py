@@ -74,7 +74,7 @@ def read_pth(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             return _flatten(found, path)
         except SavedModelError:
             raise
-        except Exception as error:  # bytes that are no pickle can raise anything, from KeyError to MemoryError
+        except Exception as error:  # bytes that are not a pickle can raise anything, from KeyError to MemoryError
             _damaged(path, f"{type(error).__name__}: {str(error)[:500]}", error)
 
 

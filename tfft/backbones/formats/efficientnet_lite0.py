@@ -39,7 +39,7 @@ _STAGES = (
 
 @dataclasses.dataclass(frozen=True)
 class _Unit:
-    """A convolution, its batch normalisation and, unless linear, a ReLU6."""
+    """A convolution, its batch normalization and, unless linear, a ReLU6."""
 
     conv: str
     norm: str
@@ -79,7 +79,7 @@ def build_savedmodel(folder: str | os.PathLike[str], weights: str | os.PathLike[
 
     The SavedModel takes images as float32 ``[batch, height, width, 3]`` in [0, 1], of any size from
     32 px up (it was trained at 224), and gives features ``[batch, 1280]``. ``training=True`` runs
-    batch normalisation on the batch and updates its statistics.
+    batch normalization on the batch and updates its statistics.
 
     Args:
         folder: Where to write; an empty or new folder. Nothing is renamed here, so a caller that
@@ -225,13 +225,13 @@ class _EfficientNetLite0(tf.Module):
             else:
                 x = tf.nn.conv2d(x, self._by_name[f"{unit.conv}/kernel"], strides, "SAME")
         with tf.name_scope(unit.norm):
-            x = self._normalise(x, unit.norm, training)
+            x = self._normalize(x, unit.norm, training)
         if unit.linear:
             return x
         with tf.name_scope(unit.norm.replace("_bn", "_relu")):
             return tf.nn.relu6(x)
 
-    def _normalise(self, x: tf.Tensor, name: str, training: bool) -> tf.Tensor:
+    def _normalize(self, x: tf.Tensor, name: str, training: bool) -> tf.Tensor:
         mean, variance = self._by_name[f"{name}/moving_mean"], self._by_name[f"{name}/moving_variance"]
         y, new_mean, new_variance = tf.compat.v1.nn.fused_batch_norm(
             x,

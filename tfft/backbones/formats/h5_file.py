@@ -33,7 +33,7 @@ def opened_h5(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
 
     Raises:
         UnsafeModelError: It leads outside of itself, or declares far more than it holds.
-        BackboneError: It is no HDF5 file, or cut off.
+        BackboneError: It is not an HDF5 file, or it is cut off.
     """
     path = Path(path)
     try:
@@ -97,7 +97,7 @@ def read_config(file: h5py.File) -> dict[str, Any] | None:
     try:
         config = json.loads(text)
         if not isinstance(config, dict):
-            raise ValueError(f"a {type(config).__name__} in place of a config")
+            raise ValueError(f"a {type(config).__name__} instead of a config")
     except (ValueError, TypeError, RecursionError) as error:
         raise BackboneError(f"The model in {file.filename} is damaged: {str(error)[:200]}.") from error
     return config
@@ -107,13 +107,13 @@ def read_layers(file: h5py.File) -> list[tuple[str, dict[str, np.ndarray]]] | No
     """Return the weights by name, layer by layer in the order of the network; layers without weights are left out.
 
     Args:
-        file: Of ``model.save("x.h5")`` or ``model.save_weights("x.h5")`` of Keras 2.
+        file: Path of ``model.save("x.h5")`` or ``model.save_weights("x.h5")`` of Keras 2.
 
     Returns:
         The layers; None where it is a ``.weights.h5`` of Keras 3, which knows no layers by name.
 
     Raises:
-        BackboneError: The file names arrays that it does not hold, or that are no numbers.
+        BackboneError: The file names arrays that it does not hold, or that are not numbers.
     """
     root = file["model_weights"] if "model_weights" in file else file
     if "layer_names" not in root.attrs and "layer_names0" not in root.attrs:

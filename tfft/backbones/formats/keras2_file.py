@@ -63,7 +63,7 @@ def refuse_lambda(path: Path, config: Any) -> None:
         raise BackboneError(
             f"Keras cannot load {path}: its layer {name!r} is a Lambda, which is Python code inside the file, and tfft "
             "never runs code of a file. Where the model was made, export it with model.export(folder) and load that "
-            "folder, which holds operations in place of code; or replace the Lambda by a layer."
+            "folder, which holds operations instead of code; or replace the Lambda by a layer."
         )
 
 
@@ -168,7 +168,7 @@ def savedmodel_by_keras2(path: Path, folder: Path, error: BaseException) -> None
         error: What Keras 3 raised.
 
     Raises:
-        UnsafeModelError: The config names something that is no part of Keras 2.
+        UnsafeModelError: The config names something that is not part of Keras 2.
         BackboneError: ``tf_keras`` is not installed, or cannot load the file either.
     """
     config, reason = _config_of(path), _first_line(error)

@@ -26,7 +26,7 @@ from tfft.errors import DependencyError, SavedModelError, TfftError, UnsafeModel
 _STANDARD = frozenset({"", "ai.onnx"})
 _TOLERANCE = 1e-3  # of the largest value: two implementations of one network, rounding in another order
 _FREE = 64  # pixels of a side that the file leaves open
-_NORMALISES = 15  # operator set whose batch normalisation is that of inference
+_NORMALIZES = 15  # operator set whose batch normalization is that of inference
 _SERVE = "serve"
 
 
@@ -122,9 +122,9 @@ def _reference(proto: Any, path: Path) -> tuple[np.ndarray, np.ndarray]:
     shape = [d.dim_value or _FREE for d in dims]
     if not shape or dims[0].dim_value > 1:
         raise SavedModelError(f"The input of {str(path)!r} has no batch dimension, or a fixed one: {shape}.")
-    version = max((o.version for o in proto.opset_import if o.domain in _STANDARD), default=_NORMALISES)
-    if version < _NORMALISES:  # before it, the reference implementation takes the statistics of the batch
-        proto = importlib.import_module("onnx.version_converter").convert_version(proto, _NORMALISES)
+    version = max((o.version for o in proto.opset_import if o.domain in _STANDARD), default=_NORMALIZES)
+    if version < _NORMALIZES:  # before it, the reference implementation takes the statistics of the batch
+        proto = importlib.import_module("onnx.version_converter").convert_version(proto, _NORMALIZES)
     evaluator = importlib.import_module("onnx.reference").ReferenceEvaluator(proto)
     rows = np.random.default_rng(0).random([2, *shape[1:]]).astype("float32")
     found = [evaluator.run(None, {_input(proto).name: rows[i : i + 1]})[0] for i in range(2)]

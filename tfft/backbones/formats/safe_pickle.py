@@ -36,7 +36,7 @@ class Name:
 
     Args:
         title: As the pickle writes it, ``module.name``.
-        call: Its replacement; None for a name that is only mentioned.
+        call: Function to call instead; None for a name that is only mentioned.
     """
 
     __slots__ = ("call", "title")
@@ -50,7 +50,7 @@ def read_pickle(file: BinaryIO, known: Mapping[str, Call | None], load: Call, wh
 
     Args:
         file: Open for reading bytes.
-        known: Replacement of ``module.name``; all other names are refused.
+        known: Functions to call instead of ``module.name``; all other names are refused.
         load: Makes an object of the identifier of one that is stored outside of the pickle.
         what: The file, for messages.
 
@@ -59,7 +59,7 @@ def read_pickle(file: BinaryIO, known: Mapping[str, Call | None], load: Call, wh
 
     Raises:
         UnsafeModelError: For a name that is not known.
-        pickle.UnpicklingError, ValueError: For bytes that are no such pickle.
+        pickle.UnpicklingError, ValueError: For bytes that are not such a pickle.
     """
     machine = _Machine(known, load, what)
     bounded = cast(IO[bytes], _Bounded(file))  # it reads, and does nothing else that a file does

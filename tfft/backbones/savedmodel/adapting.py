@@ -49,7 +49,7 @@ def adapt(
     """Settle shapes and batch of an endpoint.
 
     Args:
-        endpoint: Of the SavedModel.
+        endpoint: Endpoint of the SavedModel.
         loaded: The restored SavedModel.
         per_example: Whether its inputs have no batch axis, so that it is called once for each example.
         image_size: Height and width in pixels of the images that it shall take; None for its own.

@@ -45,7 +45,7 @@ def from_savedmodel(handle: str, options: LoadOptions) -> Backbone:
 
     Raises:
         HandleError: The handle is unknown or out of reach.
-        SavedModelError: It is no SavedModel, or cannot be opened.
+        SavedModelError: It is not a SavedModel, or cannot be opened.
         UnsafeModelError: The SavedModel could reach outside of itself.
         BackboneError: An option does not fit this SavedModel.
     """
@@ -74,7 +74,7 @@ def from_savedmodel(handle: str, options: LoadOptions) -> Backbone:
     )
     if preprocessor is None or before is None:
         return text.with_strings(backbone) if text.takes_strings(backbone) else backbone
-    trust = options.trust or split_pin(preprocessor)[1] is not None  # a pin speaks for what it pins only
+    trust = options.trust or split_pin(preprocessor)[1] is not None  # a pin covers only what it pins
     return text.with_preprocessor(backbone, before, max_length=options.max_length, pooling=options.pooling, trust=trust)
 
 

@@ -29,7 +29,7 @@ def free_batch(endpoint: Endpoint, flat_of: Callable[[Endpoint], FlatGraph]) -> 
     """Return the endpoint with a batch of any size; None where its graph computes something else then.
 
     Args:
-        endpoint: Whose inputs all take the same fixed number of rows.
+        endpoint: Endpoint whose inputs all take the same fixed number of rows.
         flat_of: Makes the graph of an endpoint.
     """
     rows = int(endpoint.specs[0].shape[0])

@@ -100,7 +100,7 @@ class ImportedGraph:
         graph: The piece.
         variables: The layer's variables, in order.
         tables: The layer's lookup tables, in order.
-        shape: Of the result where the graph alone does not tell it, or None.
+        shape: Shape of the result where the graph alone does not tell it, or None.
         updates: Low-rank updates of kernels, by position among the variables.
     """
 

@@ -1,6 +1,6 @@
 """Weights that a graph holds as constants: :func:`find_kernels` and :func:`with_trainable_kernels`.
 
-A constant counts as a weight by what reads it: a matrix product, a convolution, a bias or a normalisation. The means
+A constant counts as a weight by what reads it: a matrix product, a convolution, a bias or a normalization. The means
 and scales of an input pipeline are in front of the first product, and stay what they are.
 """
 
@@ -24,7 +24,7 @@ _READERS = {
     **dict.fromkeys(("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3"), (1, 2)),
     **dict.fromkeys(("Gather", "GatherV2"), (0,)),
 }
-_ELEMENTWISE = frozenset({"Add", "AddV2", "Sub", "Mul"})  # biases and folded normalisations, behind a product
+_ELEMENTWISE = frozenset({"Add", "AddV2", "Sub", "Mul"})  # biases and folded normalizations, behind a product
 
 
 def find_kernels(flat: FlatGraph) -> dict[str, int]:

@@ -61,7 +61,7 @@ class Feature:
 
 
 def parsed_endpoint(endpoint: Endpoint, flat: FlatGraph) -> ParsedExamples | None:
-    """Return an endpoint that takes features in place of serialized examples; None where there is no parser.
+    """Return an endpoint that takes features instead of serialized examples; None where there is no parser.
 
     Args:
         endpoint: Any.
@@ -93,7 +93,7 @@ class ParsedExamples(Endpoint):
     Attributes:
         inner: The endpoint itself.
         features: What its parsers give.
-        place: Of the serialized examples among its inputs.
+        place: Position of the serialized examples among its inputs.
         batched: False where it takes one example at a time.
     """
 

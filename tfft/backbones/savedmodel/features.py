@@ -25,9 +25,9 @@ class Features:
     """The chosen tensor.
 
     Attributes:
-        analysis: Of the graph up to it.
+        analysis: Analysis of the graph up to it.
         name: Key of the output, or name of the block; empty where there is only one output.
-        position: Of the output behind it among the tensors that the SavedModel gives.
+        position: Position of the output behind it among the tensors that the SavedModel gives.
         shape: As far as it is known.
         notes: What a user needs to know of the choice, one sentence each.
         whole: Analysis of the graph up to that output.

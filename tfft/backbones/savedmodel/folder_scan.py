@@ -91,7 +91,7 @@ def _pointers(place: pathlib.Path) -> list[str]:
 def _of_pointers(names: Sequence[str]) -> str:
     verb = "is a pointer" if len(names) == 1 else "are pointers"
     return (
-        f"{' and '.join(names)} {verb} of Git LFS in place of the contents. Run `git lfs pull` in the clone, or "
+        f"{' and '.join(names)} {verb} of Git LFS instead of the contents. Run `git lfs pull` in the clone, or "
         "download the files from the repository's web page."
     )
 
@@ -105,7 +105,7 @@ def check_checkpoint(folder: pathlib.Path) -> None:
     """Refuse a checkpoint that claims more numbers than its files hold, for which memory would be set aside.
 
     Raises:
-        SavedModelError: With both sizes, or with the pointers of Git LFS in place of files.
+        SavedModelError: With both sizes, or with the pointers of Git LFS instead of files.
     """
     index = checkpoint_folder(folder) / "variables.index"
     if not index.is_file():
@@ -137,7 +137,7 @@ def read_proto(folder: pathlib.Path) -> bytes:
     """Return the bytes of ``saved_model.pb``.
 
     Raises:
-        SavedModelError: When there is none, or it is no file or too large.
+        SavedModelError: When there is none, or it is not a file or too large.
     """
     path = folder / "saved_model.pb"
     try:

@@ -236,7 +236,7 @@ class _Inliner:
         """Return the flat graph, its names for the top-level nodes, the outputs, and the nodes that must run."""
         scope = _Scope(self, list(self._source.node), "", {}, {}, [])
         scope.expand()
-        refs = [scope.tensors[split_ref(o)] for o in outputs]  # type: ignore[index]  # outputs are no control inputs
+        refs = [scope.tensors[split_ref(o)] for o in outputs]  # type: ignore[index]  # outputs are not control inputs
         run = [name for c in controls for name in self._effects.get(c, scope.controls[c])]
         self._keep_bodies()
         renamed = {name: ref for (name, index), ref in scope.tensors.items() if index == 0}

@@ -35,7 +35,7 @@ def free_size(
     """Return an endpoint of images of one size with images of any size, and its graph.
 
     Args:
-        endpoint: Whose only input is a batch of images of a fixed size, [B, H, W, C].
+        endpoint: Endpoint whose only input is a batch of images of a fixed size, [B, H, W, C].
         flat_of: Makes the graph of an endpoint.
         size: Height and width in pixels on which it is tried.
 

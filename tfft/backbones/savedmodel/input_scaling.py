@@ -41,7 +41,7 @@ class Scaling:
         shift: What is added after that.
         channel: The input's channel behind each channel here.
         axis: Axis of the channels here.
-        kind: ``"standardized"`` for an image less its own mean, divided by its own deviation.
+        kind: ``"standardized"`` for an image minus its own mean, divided by its own standard deviation.
         place: Name of the operation that takes it.
         statistics: Mean and deviation of the input's channels in training, if a BatchNorm has them.
         integers: Whether it became integers without being scaled up.
@@ -83,7 +83,7 @@ def find_scaling(analysis: Analysis, placeholder: str, channels: int) -> Scaling
     """Follow an input of images to the first layer.
 
     Args:
-        analysis: Of the graph.
+        analysis: Analysis of the graph.
         placeholder: The input, [B, height, width, channels].
         channels: How many there are.
 

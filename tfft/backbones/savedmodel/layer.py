@@ -62,8 +62,8 @@ class SavedModelBlock(keras.layers.Layer):
         output_shape: Shape of the result where the graph alone does not tell it, or None.
         trusted: True where the graph was let through in spite of what the scan found.
         low_rank: Settings of the low-rank updates, by name of the kernel; see :meth:`add_low_rank`.
-        source_digest: Of the files that the block came from, see :func:`tfft.backbones.digest`; None if unknown.
-        name: Of the block.
+        source_digest: Digest of the files that the block came from, see :func:`tfft.backbones.digest`; None if unknown.
+        name: Name of the block.
 
     Call arguments:
         inputs: The tensor the previous block gave, followed by the model inputs that this block
@@ -291,7 +291,7 @@ class SavedModelBlock(keras.layers.Layer):
         return self._runtime.rewritten
 
     def _fits(self, graph: BlockGraph, tensors: Sequence[Any]) -> bool:
-        """Whether the shapes of a graph fit each other: a convolution of groups of channels is no matrix product."""
+        """Whether the shapes of a graph fit each other: a convolution of groups of channels is not a matrix product."""
         try:
             self._infer(graph, tensors)
         except ValueError:

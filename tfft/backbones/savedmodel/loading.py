@@ -28,9 +28,9 @@ def load(
 
     Args:
         folder: The SavedModel.
-        tags: Of the meta graph; None for the default.
+        tags: Tags of the meta graph; None for the default.
         trust: True loads it unscanned.
-        signature: That will be called; None for the default.
+        signature: Signature that will be called; None for the default.
 
     Returns:
         The loaded model, and notes on what was left out of it.
@@ -43,7 +43,7 @@ def load(
     if judged.left_out:
         notes.append(f"Left out, since neither loading nor the endpoint runs it: {join_names(judged.left_out)}.")
     if beside := folder_scan.checkpoint_folder(folder) == folder:
-        notes.append("The variables are beside saved_model.pb in place of in variables/, and were read from there.")
+        notes.append("The variables are beside saved_model.pb instead of in variables/, and were read from there.")
     if judged.pruned is None and not beside:
         return _load(folder, list(meta.meta_info_def.tags), folder), notes
     part = write_pruned(judged.pruned or meta, folder)

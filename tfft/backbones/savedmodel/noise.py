@@ -65,7 +65,7 @@ def without_noise(flat: FlatGraph) -> tuple[FlatGraph, Mapping[str, str]]:
 
 
 def _neutral(flat: FlatGraph, name: str) -> float | None:
-    """Return the number between 0 and 1 with which augmentation does nothing; None for what is no augmentation."""
+    """Return the number between 0 and 1 with which augmentation does nothing; None for what is not an augmentation."""
     if not _in_front_of_layers(flat, name):
         return None
     uses, todo = set(), [name]

@@ -66,7 +66,7 @@ class Opened:
         notes: What was left out or could not be done, one sentence each.
         endpoint: What of the SavedModel is called, with its inputs and outputs, in words.
         output: Key of the chosen output; empty where there is only one.
-        largest_difference: Between the opened model and the SavedModel in the self-check.
+        largest_difference: Largest difference between the opened model and the SavedModel in the self-check.
         pixels: The range of pixels it takes, where its only input is images in floating-point numbers.
     """
 
@@ -97,11 +97,11 @@ def open_savedmodel(
 
     Args:
         path: The folder.
-        name: Of the Keras model; the folder's name by default.
+        name: Name of the Keras model; the folder's name by default.
         output: Which output to use where there are several.
         prefer: Outputs that are taken, where there are, before the one that the publisher calls default.
         signature: Which signature or saved function to call; chosen automatically by default.
-        tags: Of the meta graph, for SavedModels with several.
+        tags: Tags of the meta graph, for SavedModels with several.
         batch_norm: ``"fixed"`` keeps BatchNorm statistics in training; ``"train"`` runs the
             publisher's training graph in trainable blocks.
         backbone_dropout: True keeps the publisher's dropout in training, which also needs that graph.
@@ -114,7 +114,7 @@ def open_savedmodel(
         The opened model.
 
     Raises:
-        SavedModelError: When it is no SavedModel or cannot be opened.
+        SavedModelError: When it is not a SavedModel or cannot be opened.
         UnsafeModelError: When it may reach outside of itself.
         BackboneError: When the training graph was asked for and cannot be used, or the graph cannot take this size.
 
@@ -192,7 +192,7 @@ class Opener:
         if not kernels:
             raise BackboneError(
                 'constants="trainable" found no constant in the graph that a matrix product, a convolution, a bias or '
-                "a normalisation reads. Leave it out: the variables that the graph holds are trained without it."
+                "a normalization reads. Leave it out: the variables that the graph holds are trained without it."
             )
         became = "became a variable that is trained" if len(kernels) == 1 else "became variables that are trained"
         self.notes.append(f"{described} {became}.")

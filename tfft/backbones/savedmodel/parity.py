@@ -22,13 +22,13 @@ _SIDE, _LENGTH, _SAMPLES = 96, 8, 16_000  # some image models fail below 75 pixe
 
 @dataclasses.dataclass(frozen=True)
 class _Kind:
-    """What sample values are like: many SavedModels fail on most of what their shapes allow.
+    """Kind of sample values: many SavedModels fail on most of what their shapes allow.
 
     Attributes:
         integers: The largest integer.
         strings: Two strings.
-        side: Of images of any size.
-        length: Of sequences of any length.
+        side: Side of images whose size is free.
+        length: Length of sequences whose length is free.
         known: For each input, keys of the table that it is looked up in; empty for inputs that are not.
     """
 

@@ -43,7 +43,7 @@ class Piece:
     """A part of a flat graph between two cuts.
 
     Attributes:
-        name: Of the block it becomes.
+        name: Name of the block it becomes.
         start: Reference of the tensor it continues from; None for the first piece.
         start_dtype: Type of that tensor.
         end: Reference of the tensor it produces.
@@ -129,7 +129,7 @@ class Analysis:
         index = used.pop()
         ref = name if index == 0 else f"{name}:{index}"
         tensor = self.tensor(ref)
-        # Scalars and shapes are no activations; TensorList variants and integers cannot be layer outputs.
+        # Scalars and shapes are not activations; TensorList variants and integers cannot be layer outputs.
         # Keras needs to know the rank of what passes between layers.
         return ref if tensor.dtype.is_floating and tensor.shape.rank else None
 

@@ -23,7 +23,7 @@ from tfft.backbones.savedmodel.range_check import (
 
 Range = tuple[float, float]
 RANGES: tuple[Range, ...] = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0))  # that models take, the smallest first
-# What networks work on inside: pixels scaled to one of these, or less the mean of the training data.
+# Ranges that networks use inside: pixels scaled to one of these, or minus the mean of the training data.
 _EXACT: tuple[Range, ...] = ((0, 1), (-1, 1), (-0.5, 0.5), (0, 255), (-127.5, 127.5))
 _CENTERED: tuple[Range, ...] = ((-0.45, 0.55), (-115, 140))
 # Most misfit of a range, and its least advantage over the others, for the statistics of a BatchNorm to decide. The
@@ -58,9 +58,9 @@ def find_pixel_range(analysis: Analysis, spec: tf.TensorSpec, whole: Analysis | 
     """Return the range of the pixels that a model takes; None for a model that takes something else.
 
     Args:
-        analysis: Of its graph.
-        spec: Of its only input.
-        whole: Of its graph with the classifier at the end, where the features are in front of one.
+        analysis: Analysis of its graph.
+        spec: Spec of its only input.
+        whole: Analysis of its graph with the classifier at the end, where the features are in front of one.
     """
     placeholders = analysis.flat.inputs
     if len(placeholders) != 1 or spec.shape.rank not in (3, 4) or not spec.dtype.is_floating:
@@ -183,7 +183,7 @@ def _estimated(analysis: Analysis, spec: tf.TensorSpec, why: str, whole: Analysi
 
 
 def _by_scores(whole: Analysis, spec: tf.TensorSpec) -> PixelRange | None:
-    """Whole pixels where only with them the scores of a classifier depend on the image as training leaves them."""
+    """Return [0, 255] if the scores of a classifier change with the image by a usual amount only in that range."""
     response = response_of_scores(whole, spec, [RANGES[0], RANGES[-1], _BEYOND])
     if not response or response[_BEYOND] < 5 * response[RANGES[-1]]:
         return None

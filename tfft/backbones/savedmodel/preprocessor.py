@@ -33,10 +33,10 @@ class HubPreprocessor(keras.layers.Layer):
     Made by :func:`open_preprocessor`.
 
     Args:
-        keys: Of the encoder's inputs.
+        keys: Names of the encoder's inputs.
         one: Layer from texts [B] to the inputs, stacked [len(keys), B, L].
         two: The same from two such tensors, for pairs; None where the preprocessor takes none.
-        sequence_length: That every text is padded or cut to.
+        sequence_length: Length that every text is padded or cut to.
         **kwargs: As for any Keras layer.
     """
 
@@ -84,15 +84,15 @@ def open_preprocessor(
 
     Args:
         path: Its folder.
-        keys: Of the encoder's inputs, all of which it has to give.
-        max_length: Tokens of a text; 128 by default, and where it offers no other.
-        trust: True loads it in spite of what the scan found.
+        keys: Names of the encoder's inputs, all of which it has to return.
+        max_length: Tokens per text. Defaults to 128, the only length of some preprocessors.
+        trust: True loads it in spite of the findings of the scan.
 
     Returns:
         The layer.
 
     Raises:
-        SavedModelError: When it is no SavedModel, or gives something else.
+        SavedModelError: When it is not a SavedModel, or returns something else.
         UnsafeModelError: When it may reach outside of itself.
         BackboneError: When ``max_length`` is not possible.
         DependencyError: When tensorflow-text is needed and missing.

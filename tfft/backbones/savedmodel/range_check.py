@@ -21,46 +21,46 @@ Range = tuple[float, float]
 _SIDE, _LARGEST = 128, 224  # of the image where the model takes any size; a larger one is enlarged
 
 
-def drawn_picture(height: int, width: int, channels: int) -> np.ndarray:
+def drawn_image(height: int, width: int, channels: int) -> np.ndarray:
     """Return an image with the statistics of photographs, float64 [height, width, channels] in 0 to 1."""
     random = np.random.default_rng(0)
     rows, columns = np.mgrid[0:height, 0:width]
     side = max(height, width)
-    picture = np.zeros((height, width, 3))
-    picture[:] = (0.5 + 0.3 * (0.5 - rows / height))[..., None]  # light comes from above
+    image = np.zeros((height, width, 3))
+    image[:] = (0.5 + 0.3 * (0.5 - rows / height))[..., None]  # light comes from above
     for _ in range(400):
         radius = min(0.02 / np.sqrt(random.random()), 0.35) * side  # many small things, few large ones
         inside = (rows - random.random() * height) ** 2 + (columns - random.random() * width) ** 2 < radius**2
         light = np.clip(random.normal(0.42, 0.24), 0, 1)
-        picture[inside] = np.clip(light + random.normal(0, 0.06, 3), 0, 1)  # colours of things are mostly weak
-    picture = np.clip(picture + random.normal(0, 0.02, picture.shape), 0, 1)
+        image[inside] = np.clip(light + random.normal(0, 0.06, 3), 0, 1)  # colours of things are mostly weak
+    image = np.clip(image + random.normal(0, 0.02, image.shape), 0, 1)
     if channels == 1:
-        return picture.mean(-1, keepdims=True)
-    return np.concatenate([picture, np.ones((height, width, channels - 3))], -1)
+        return image.mean(-1, keepdims=True)
+    return np.concatenate([image, np.ones((height, width, channels - 3))], -1)
 
 
-def _picture_for(spec: tf.TensorSpec) -> np.ndarray:
+def _image_for(spec: tf.TensorSpec) -> np.ndarray:
     """The drawn image in the size and with the channels that an input takes."""
     height, width, channels = (n or side for n, side in zip(spec.shape[1:], (_SIDE, _SIDE, 3), strict=True))
-    small = drawn_picture(min(height, _LARGEST), min(width, _LARGEST), channels)
+    small = drawn_image(min(height, _LARGEST), min(width, _LARGEST), channels)
     rows, columns = (np.arange(n) * m // n for n, m in zip((height, width), small.shape, strict=False))
     return small[rows][:, columns]
 
 
 def _run(
-    analysis: Analysis, spec: tf.TensorSpec, ref: str, ranges: Sequence[Range], pictures: Sequence[np.ndarray] = ()
+    analysis: Analysis, spec: tf.TensorSpec, ref: str, ranges: Sequence[Range], images: Sequence[np.ndarray] = ()
 ) -> dict[Range, np.ndarray]:
     """Compute a tensor for an image and its mirror image, or others, in each range; nothing where it fails."""
-    if not pictures:
-        picture = _picture_for(spec)
-        pictures = [picture, picture[:, ::-1]]
-    batch = np.stack(pictures)[np.arange(spec.shape[0] or len(pictures)) % len(pictures)]
+    if not images:
+        image = _image_for(spec)
+        images = [image, image[:, ::-1]]
+    batch = np.stack(images)[np.arange(spec.shape[0] or len(images)) % len(images)]
     scaled = [tf.constant(low + batch * (high - low), spec.dtype) for low, high in ranges]
     try:
         if spec.shape[0] is None:  # the graph is imported only once
             values = tf.split(run_graph(analysis.flat, [ref], [tf.concat(scaled, 0)])[0], len(ranges))
         else:
-            values = [run_graph(analysis.flat, [ref], [images])[0] for images in scaled]
+            values = [run_graph(analysis.flat, [ref], [pixels])[0] for pixels in scaled]
     except (tf.errors.OpError, ValueError):  # images of this size are not taken, or examples depend on each other
         return {}
     found = {r: np.asarray(value, np.float64) for r, value in zip(ranges, values, strict=True)}
@@ -71,9 +71,9 @@ def compare_ranges(analysis: Analysis, spec: tf.TensorSpec, ranges: Sequence[Ran
     """Return by how much the output differs from that for the first range, for each other one.
 
     Args:
-        analysis: Of the graph.
-        spec: Of its only input, images.
-        ranges: Of pixels.
+        analysis: Analysis of the graph.
+        spec: Spec of its only input, images.
+        ranges: Ranges of pixels.
 
     Returns:
         The distance as a share of the larger of the two; empty where the model cannot be run on the image.
@@ -88,22 +88,22 @@ def response_of_scores(analysis: Analysis, spec: tf.TensorSpec, ranges: Sequence
     """Return how much the scores of a classifier's classes depend on the image, for each range.
 
     Args:
-        analysis: Of the whole graph.
-        spec: Of its only input, images.
-        ranges: Of pixels.
+        analysis: Analysis of the whole graph.
+        spec: Spec of its only input, images.
+        ranges: Ranges of pixels.
 
     Returns:
         The largest change of a score, before Softmax or Sigmoid and less the mean over the classes, from one image
-        to its negative, to half its light and to black, on average; empty where the model is no classifier, or was
+        to its negative, to half its light and to black, on average; empty where the model is not a classifier, or was
         never trained: the biases of a new one are zero.
     """
     scores = scores_of(analysis)
     own = [analysis.flat.variables[name] for name in analysis.order if name in analysis.flat.variables]
     if not scores.ref or not any(np.any(np.asarray(v)) for v in own if v.shape.rank == 1 and v.dtype.is_floating):
         return {}
-    picture = _picture_for(spec)
-    pictures = [picture, 1 - picture, picture[::-1] / 2, 0 * picture]
-    batches = [pictures] if spec.shape[0] is None else [[one] for one in pictures]
+    image = _image_for(spec)
+    images = [image, 1 - image, image[::-1] / 2, 0 * image]
+    batches = [images] if spec.shape[0] is None else [[one] for one in images]
     runs = [_run(analysis, spec, scores.ref, ranges, batch) for batch in batches]
     if not all(runs):
         return {}
@@ -120,8 +120,8 @@ def measured_scaling(analysis: Analysis, spec: tf.TensorSpec) -> Scaling | None:
     """Measure on images of one colour what the first layer gets, where its graph cannot be followed.
 
     Args:
-        analysis: Of the graph.
-        spec: Of its only input, images or one image without a batch axis.
+        analysis: Analysis of the graph.
+        spec: Spec of its only input, images or one image without a batch axis.
 
     Returns:
         The factor and the offset of each channel; None where what is done to a pixel is not that.
@@ -138,9 +138,9 @@ def measured_scaling(analysis: Analysis, spec: tf.TensorSpec) -> Scaling | None:
     colours = [black, *np.eye(channels), white, white / 2, white * (np.arange(channels) + 1) / (channels + 1)]
     batch = [] if spec.shape.rank == 3 else [spec.shape[0] or 1]
     size = [n or side for n, side in zip(spec.shape[-3:-1], (_SIDE, _SIDE), strict=True)]
-    pictures = [np.broadcast_to(c, (*batch, *size, channels)) for c in colours]
+    images = [np.broadcast_to(c, (*batch, *size, channels)) for c in colours]
     try:
-        values = [np.asarray(run_graph(flat, [ref], [tf.constant(p, spec.dtype)])[0], np.float64) for p in pictures]
+        values = [np.asarray(run_graph(flat, [ref], [tf.constant(p, spec.dtype)])[0], np.float64) for p in images]
     except (tf.errors.OpError, ValueError):
         return None
     middle = np.stack([v[0, v.shape[1] // 2, v.shape[2] // 2] for v in values])
@@ -159,9 +159,9 @@ def fit_of_statistics(analysis: Analysis, spec: tf.TensorSpec, ranges: Sequence[
     """Return how badly each range fits the statistics that the first BatchNorm was trained with.
 
     Args:
-        analysis: Of the graph.
-        spec: Of its only input, images.
-        ranges: Of pixels.
+        analysis: Analysis of the graph.
+        spec: Spec of its only input, images.
+        ranges: Ranges of pixels.
 
     Returns:
         For each range the median over the channels of the absolute logarithm of found to stored deviation, plus that

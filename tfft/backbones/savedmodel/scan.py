@@ -1,9 +1,8 @@
-"""What a foreign graph may do: it is held against an allow list before anything of it is loaded.
+"""Check of a foreign graph against an allow list, before any of it is loaded.
 
-A SavedModel is a program; one can write files already while it is being loaded. Whatever only
-computes is allowed; operations that read or write files, open sockets, call Python, or carry a whole
-program as bytes are refused, and so is every operation the list does not know. A model that passes
-is *scanned*, not safe: kernels have faults of their own.
+A SavedModel is a program, and can write files even while it is being loaded. Whatever only computes is allowed;
+operations that read or write files, open sockets, call Python, or carry a whole program as bytes are refused, and so
+is every operation that is not on the list. A model that passes is *scanned*, not safe: kernels have bugs of their own.
 
 Two kinds of operations belong to every SavedModel and still touch files. Those of the saver are let through where
 nothing but the saver runs them; what runs at load may only read, and only the path that the loader gives. Those that
@@ -93,7 +92,7 @@ def check_savedmodel(
 
     Args:
         path: The folder.
-        tags: Of the meta graph that will be loaded.
+        tags: Tags of the meta graph that will be loaded.
         signature: Signature or function that will be called; None for the default.
 
     Returns:

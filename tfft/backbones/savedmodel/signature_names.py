@@ -1,4 +1,4 @@
-"""Names of inputs and outputs that a model takes or gives in a list: those of its signatures, in place of numbers.
+"""Names of inputs and outputs that a model takes or gives in a list: those of its signatures, instead of numbers.
 
 A Keras model of several inputs is called with a list, whose elements have no names; its signature has one for each.
 """

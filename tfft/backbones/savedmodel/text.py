@@ -45,7 +45,7 @@ def with_preprocessor(
 
     Args:
         backbone: The encoder, from ids and mask [B, L] to the features of all tokens, or to one row for each text.
-        folder: Of the preprocessor.
+        folder: Folder of the preprocessor.
         max_length: Maximum number of tokens of a text; 128 by default.
         pooling: ``"cls"``, ``"mean"`` or ``"pooled_output"``; by default the mean of all tokens where the encoder
             gives them.

@@ -4,7 +4,7 @@ Two rewrites, which change rounding only:
 
 * A BatchNorm with fixed statistics behind a convolution becomes part of its kernel and bias, ``w * s`` and
   ``beta - mean * s`` with ``s = gamma / sqrt(variance + epsilon)``, inside the graph: gradients reach the kernel, gamma
-  and beta by the chain rule over small tensors, in place of passes over the activations. (Jacob et al., "Quantization
+  and beta by the chain rule over small tensors, instead of passes over the activations. (Jacob et al., "Quantization
   and training of neural networks for efficient integer-arithmetic-only inference", 2018, fold for another purpose.)
 * A 1x1 convolution of stride 1 becomes a matrix product, and so do its two gradients, which TensorFlow computes more
   slowly as gradients of a convolution on a CPU.

@@ -35,7 +35,7 @@ def kind_of(name: str) -> str:
     """Return the kind of a variable by its name.
 
     Returns:
-        ``"norm"`` for scale and shift of a normalisation, ``"bias"``, or ``"other"``.
+        ``"norm"`` for scale and shift of a normalization, ``"bias"``, or ``"other"``.
     """
     *_, layer, leaf = ["", *re.split(r"[/.]", name)]  # Keras writes exported names with dots
     if leaf in {"gamma", "beta"} or re.search(r"(norm|bn)(_?\d+)?$|(^|_)bn", layer, re.I):

@@ -16,7 +16,7 @@ class TaskWriter:
 
         Args:
             part: ``"train"``, ``"validation"`` or ``"test"``.
-            name: Id of the example, which is no file name.
+            name: Id of the example, which is not a file name.
             values: Values of the features by name.
 
         Returns:

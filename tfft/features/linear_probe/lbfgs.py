@@ -1,4 +1,4 @@
-"""L-BFGS for several convex functions in parallel, in NumPy: :func:`minimise`.
+"""L-BFGS for several convex functions in parallel, in NumPy: :func:`minimize`.
 
 Implementation notes: recursion of Nocedal ("Updating quasi-Newton matrices with limited storage", 1980) with a line
 search. Near a minimum values differ by less than their rounding, and slopes decide instead: the approximate Wolfe
@@ -37,7 +37,7 @@ class Minimum:
     converged: bool
 
 
-def minimise(
+def minimize(
     objective: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]],
     start: np.ndarray,
     *,
@@ -59,7 +59,7 @@ def minimise(
         A :class:`Minimum`.
 
     Example:
-        >>> minimise(lambda x, _: ((x**2).sum(1), 2 * x), np.ones((3, 5)), tolerance=1e-9, steps=100).converged
+        >>> minimize(lambda x, _: ((x**2).sum(1), 2 * x), np.ones((3, 5)), tolerance=1e-9, steps=100).converged
         True
     """
     values, gradients = objective(start, np.arange(len(start)))

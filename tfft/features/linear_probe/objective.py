@@ -6,8 +6,8 @@ limited memory BFGS method for large scale optimization", 1989) needs few steps 
 multinomial loss is close to the covariance of the features times a curvature p (1 - p) of each class (Böhning,
 "Multinomial logistic regression algorithm", 1992, bounds it by 1/2), which is measured at the start of a fit. The final
 solution of a large problem takes most of its steps in float32, whose gradients are exact enough, and the last ones in
-float64. Of 77 classes, the rotation to the axes of the mean covariance of their probabilities (as in K-FAC, Martens and
-Grosse 2015) saved a fifth of the steps, and one that weights rows by their uncertainty none.
+float64. With 77 classes, a rotation to the axes of the mean covariance of their probabilities (as in K-FAC, Martens and
+Grosse 2015) saved a fifth of the steps; one that weights rows by their uncertainty saved none.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from tfft.features.linear_probe.lbfgs import Minimum, minimise
+from tfft.features.linear_probe.lbfgs import Minimum, minimize
 from tfft.features.linear_probe.threads import in_order, one_blas_thread
 from tfft.heads import Head
 
@@ -263,7 +263,7 @@ def fit(
     sizes = 1 / np.sqrt(np.append(curvature * variances + 2 * l2 + 1e-12, curvature, axis=1))
     with one_blas_thread():
         found = [
-            _minimise(dataclasses.replace(problem, weights=problem.weights[group]), start[group], l2, sizes, final)
+            _minimize(dataclasses.replace(problem, weights=problem.weights[group]), start[group], l2, sizes, final)
             for group in _parts(len(start), _JOINT_COLUMNS // start.shape[1])
         ]
     values = np.concatenate([part.values for part in found]).reshape(start.shape) * sizes
@@ -325,7 +325,7 @@ def _logits(kernel: np.ndarray, bias: np.ndarray, block: np.ndarray) -> np.ndarr
     return logits.reshape(*bias.shape, len(block))
 
 
-def _minimise(problem: Problem, start: np.ndarray, l2: float, sizes: np.ndarray, final: bool) -> Minimum:
+def _minimize(problem: Problem, start: np.ndarray, l2: float, sizes: np.ndarray, final: bool) -> Minimum:
     if not final:
         return _stage(problem, start / sizes, l2, sizes, _ROUGH_STOP if problem.large else _SWEEP_STOP)
     scaled, before = start / sizes, 0
@@ -347,7 +347,7 @@ def _stage(problem: Problem, start: np.ndarray, l2: float, sizes: np.ndarray, st
         values, gradients = problem.value_and_gradient(points.reshape(shape) * sizes, l2, folds)
         return values, (gradients * sizes).reshape(points.shape)
 
-    return minimise(objective, start.astype(problem.dtype).reshape(len(start), -1), **stop)
+    return minimize(objective, start.astype(problem.dtype).reshape(len(start), -1), **stop)
 
 
 def _without_features(problem: Problem, wide: int) -> np.ndarray:

@@ -81,26 +81,24 @@ def fit_linear_probe(
     sample_weight: np.ndarray | None = None,
     verbose: bool = False,
 ) -> Solved:
-    """Find the kernel and bias that minimise the head's loss plus an L2 penalty: the linear probe.
+    """Find the kernel and bias that minimize the head's loss plus an L2 penalty: the linear probe.
 
-    Use it as the first result of any project and, with :func:`set_head_weights`, as the start of fine-tuning. It
-    minimizes ``head.loss()``, a mean over examples (and over units, for all but classification), plus ``l2 * sum(kernel
-    ** 2)``, without a penalty on the bias. So ``l2`` means the same as in ``keras.regularizers.L2(l2)`` and
-    ``heads.classification(l2=...)``: with it, training continues from an optimum. scikit-learn sums over examples and
-    halves the penalty: its ``C`` is ``1 / (2 * N * l2)``, its ``alpha`` of ridge regression ``N * l2``, with ``l2 *
-    units`` for ``l2`` if the loss is a mean over units. The head's own ``l2`` and ``dropout`` are not used. Features
-    are not standardized by column, as in the protocols above: the spread of a channel shows its importance (on
-    EfficientNet-Lite0, standardizing gave a higher loss on new examples in eleven cases of thirteen); the principal
-    axes improve the conditioning. Focal loss has no single optimum: a head with it gets that of cross-entropy, a good
-    start for training with either.
+    Use it as the first result of any project and, with :func:`set_head_weights`, as the start of fine-tuning. The
+    objective is ``head.loss()``, a mean over examples (and over units, except for classification), plus ``l2 *
+    sum(kernel ** 2)``, without a penalty on the bias: ``l2`` means the same as in ``keras.regularizers.L2(l2)`` and
+    ``heads.classification(l2=...)``, so training with it continues from an optimum. In scikit-learn's terms ``C`` is
+    ``1 / (2 * N * l2)``, and ``alpha`` of ridge regression ``N * l2``, with ``l2 * units`` for ``l2`` if the loss is a
+    mean over units. The head's own ``l2`` and ``dropout`` are not used. Features are not standardized by column, as in
+    the protocols above: the spread of a channel shows its importance (on EfficientNet-Lite0, standardizing gave a
+    higher loss on new examples in eleven cases of thirteen). Focal loss has no single optimum: a head with it gets that
+    of cross-entropy, a good start for training with either.
 
     The sweep goes from strong to weak in powers of ten until the held-out loss has risen twice, or once by more than
-    five standard errors of the rise, then tries half a power on both sides of the best. The lowest loss wins. The
-    one-standard-error rule (Breiman et al. 1984) would prefer stronger penalties, but its error bar has no unbiased
-    estimate (Bengio and Grandvalet 2004). The sweep uses at most ``SWEEP_EXAMPLES`` stratified examples (fewer if
-    features are wider than 6,700 or classes more than 100); with N examples in total, the penalty keeps its weight
-    against the sum of the losses, ``l2 * swept / N``. The sweep computes in float32, the final solution in float64 and
-    from all examples. Many rows and classes are swept with a tolerance three times as large.
+    five standard errors of the rise, then tries half a power on both sides of the best. The lowest loss wins, without
+    the one-standard-error rule (Breiman et al. 1984), whose error bar has no unbiased estimate (Bengio and Grandvalet
+    2004). The sweep computes in float32, on at most ``SWEEP_EXAMPLES`` stratified examples (fewer if features are wider
+    than 6,700 or classes more than 100); with N examples in total, the penalty keeps its weight against the sum of the
+    losses, ``l2 * swept / N``. The final solution is computed in float64 from all examples.
 
     Args:
         features: Features [N, D] of any float type; may be a ``np.memmap``, which is read in blocks.

@@ -43,7 +43,7 @@ def _findings(facts: Sequence[RecordingFacts], spec: AudioSpec) -> Iterator[Find
     looks: tuple[_Look, ...] = (
         ("clipped", "warning", "are clipped", "record them again at a lower level",
          lambda f: f.clipped > _CLIPPED, lambda f: f"has {f.clipped:.0%} of its samples at the limit"),
-        ("quiet", "warning", "are very quiet", "check that they contain the signal",
+        ("quiet", "warning", "are very quiet", "check that they are not silent",
          lambda f: f.peak < _QUIET, lambda f: f"reaches {f.peak:.4f} of 1"),
         ("offset", "warning", "have a DC offset", "check the recording device",
          lambda f: abs(f.offset) > _OFFSET, lambda f: f"has a mean of {f.offset:+.3f}"),

@@ -168,7 +168,7 @@ def decode_wav_bytes(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         float32 [n, channels], and the samples per second, an int64 scalar.
 
     Raises:
-        tf.errors.InvalidArgumentError: When it is no WAV file, or one that :func:`read_wav` refuses.
+        tf.errors.InvalidArgumentError: When it is not a WAV file, or :func:`read_wav` refuses it.
     """
     length = tf.cast(tf.strings.length(encoded), tf.int64)
     magic = tf.strings.substr(tf.strings.join([encoded, "\0" * 12]), [0, 8], [4, 4])

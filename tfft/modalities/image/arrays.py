@@ -24,7 +24,7 @@ _LARGEST = 4 * 2**30  # bytes of a dataset that is read into memory
 def load_arrays(
     source: Any, *, validation: float = 0.2, seed: int = 0, task: str = registry.AUTO
 ) -> Splits[ImageArrays]:
-    """Divides images in memory.
+    """Splits images in memory into training and validation examples.
 
     Use it for arrays from other packages. Each class has at least one image on either side.
 
@@ -34,7 +34,7 @@ def load_arrays(
             to hold out, as ``keras.datasets`` gives them; or a ``tf.data.Dataset`` of images and labels, which is read
             into memory.
         validation: Share of each class to hold out; of no effect where the source is two pairs.
-        seed: Of the draw.
+        seed: Seed for the draw.
         task: What the labels are; ``"auto"`` looks at them.
 
     Raises:

@@ -24,7 +24,7 @@ from tfft.data.batches import (
     on_cpu,
     with_length,
 )
-from tfft.data.forms import picture_problems, pixel_array
+from tfft.data.forms import image_problems, pixel_array
 from tfft.errors import DataError, PlanError, raise_problems
 from tfft.layers.preprocess import check_spec, resize_pixels
 from tfft.modalities.image.augment import draw_transform, view_of
@@ -175,7 +175,7 @@ def from_arrays(
         labels: Integers [N] for one class each, 0 or 1 [N, n] for several labels, float [N] or
             [N, k] for regression.
         spec: Brings the images to its size and channels; None leaves them as they are.
-        **settings: Of :class:`tfft.data.BatchOptions`: ``batch_size``, ``shuffle``, ``augment``, ...
+        **settings: Settings of :class:`tfft.data.BatchOptions`: ``batch_size``, ``shuffle``, ``augment``, ...
 
     Returns:
         Dataset of (uint8 [B, H, W, C], int32 [B] or float32 labels).
@@ -222,7 +222,7 @@ def checked_arrays(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, 
     Raises:
         DataError: If they do not match or are not pixels; all problems at once.
     """
-    problems = picture_problems(images)
+    problems = image_problems(images)
     if labels.ndim == 0 or len(images) != len(labels):
         problems.append(f"there must be one label for each image, received {len(images)} images, labels {labels.shape}")
     raise_problems(DataError, "The arrays cannot be used", problems + _label_problems(labels))

@@ -115,7 +115,7 @@ def check_combined(changes: Augmentation | None, combination: Combination | None
 
     Args:
         changes: Augmentation, or None.
-        combination: Of the examples; None for labels that follow none.
+        combination: How the labels of several examples combine; None for labels that cannot.
     """
     valid = () if combination is None else combination.changes
     wrong = [] if changes is None else [name for name in OF_SEVERAL if getattr(changes, name) and name not in valid]

@@ -16,7 +16,7 @@ from tfft.data.duplicates import Duplicate, Duplicates
 from tfft.modalities.image.crop_alignment import LARGE, best_parts, part_similarity
 from tfft.modalities.image.duplicate_limits import detail, is_rotated, limits_of, little_detail
 from tfft.modalities.image.duplicates import comparable, drawings, thumb_of
-from tfft.modalities.image.file_info import ImageFileInfo, grey_picture
+from tfft.modalities.image.file_info import ImageFileInfo, grey_image
 from tfft.modalities.image.thumbnails import turned_words
 
 SIMILAR_PART = 0.95  # least limit of the correlation; higher than for whole images, since many places are tried
@@ -94,7 +94,7 @@ def decider(
         facts: Statistics of the images.
         ways: Orientations to try.
     """
-    read = functools.lru_cache(_KEPT)(lambda at: grey_picture(facts[at].path, LARGE))
+    read = functools.lru_cache(_KEPT)(lambda at: grey_image(facts[at].path, LARGE))
 
     def decide(left: np.ndarray, right: np.ndarray) -> Iterator[_Decided]:
         partners = defaultdict(set)

@@ -30,7 +30,7 @@ _LOCAL = 0.94  # highest start of a fit, for a range that tells the exponent
 _USUAL, _TRUST = 8.0, 12.0  # exponent among photos, and the number of pairs which that is worth
 _LATEST = 0.955  # highest start of a fit at all
 _OPEN = 0.5  # open chains for each pair; duplicates of one image are similar to each other as well
-_CHAINS = 10  # pairs from which open chains tell that similarity is no duplicate
+_CHAINS = 10  # pairs from which open chains tell that similarity is not a duplicate
 _EXPONENTS = np.exp(np.linspace(np.log(0.25), np.log(60), 200))
 _FURTHER = np.linspace(0, 8, 801)  # logarithm of how much nearer to 1
 
@@ -59,7 +59,7 @@ class Limits:
         return similar >= np.array(known, float).reshape(-1)
 
     def hides(self, rotated: bool) -> bool:
-        """Return whether duplicates, or rotated ones, can be distinguished from unrelated images nowhere in the set."""
+        """Return whether no duplicates, or no rotated ones, can be distinguished from unrelated images."""
         seen = {plain for turned, plain in self.seen if rotated or not turned}
         return bool(seen) and all(np.isinf(self.of_group[rotated, plain]) for plain in seen)
 
@@ -189,7 +189,7 @@ def _extrapolated(similar: np.ndarray, low: float) -> float:
 
 
 def _chained(left: Sequence[int] | np.ndarray, right: Sequence[int] | np.ndarray) -> bool:
-    """Return whether pairs form chains: images similar to one, but not to each other, are no duplicates of it."""
+    """Return whether pairs form chains: images similar to one, but not to each other, are not duplicates of it."""
     if len(left) < _CHAINS:
         return False
     partners: dict[int, set[int]] = defaultdict(set)

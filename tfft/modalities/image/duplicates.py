@@ -17,7 +17,7 @@ import numpy as np
 from tfft.data.duplicates import Duplicate, Duplicates
 from tfft.modalities.image.crop_alignment import LARGE, part_similarity
 from tfft.modalities.image.duplicate_limits import Limits, detail, is_rotated, limits_of, little_detail
-from tfft.modalities.image.file_info import THUMB, ImageFileInfo, grey_picture
+from tfft.modalities.image.file_info import THUMB, ImageFileInfo, grey_image
 from tfft.modalities.image.thumbnails import BACK, EVERY_WAY, EXACT, UPRIGHT, candidates, similarity, turned_words
 
 SIMILAR = 0.90  # least limit of the correlation of duplicates; measured in benchmarks/copies.py
@@ -57,8 +57,7 @@ def find_duplicates(facts: Sequence[ImageFileInfo], near: bool = True) -> Duplic
     if len(alone) < 2:
         return Duplicates(tuple(pairs))
     if len(alone) > _MOST:
-        note = f"among more than {_MOST:,} images, only identical files and pixels are searched for, not near "
-        "duplicates"
+        note = f"among more than {_MOST:,} images, only identical files and pixels are searched for"
         return Duplicates(tuple(pairs), note)
     thumbs = np.stack([thumb_of(facts[at]) for at in alone])
     if (count := _expected_pairs(thumbs)) > _MOST_PAIRS:
@@ -108,7 +107,7 @@ def _compared(thumbs: np.ndarray, paths: Sequence[str]) -> tuple[np.ndarray, np.
 
 def _look_again(paths: Sequence[str], left: np.ndarray, right: np.ndarray, found: np.ndarray, way: np.ndarray) -> None:
     """Lay promising pairs over each other at a larger size, where duplicates are more similar."""
-    read = functools.lru_cache(_KEPT)(lambda at: grey_picture(paths[at], LARGE))
+    read = functools.lru_cache(_KEPT)(lambda at: grey_image(paths[at], LARGE))
     again = np.flatnonzero((found >= _PROMISING) & (found < _CLEAR))
     most = min(max(_LOOKS, len(paths) // 2), _MOST_LOOKS)
     again = np.sort(again[np.argsort(-found[again], kind="stable")[:most]])

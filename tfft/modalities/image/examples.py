@@ -88,7 +88,7 @@ class ImageArrays(Examples):
         source: All images, [M, H, W] or [M, H, W, C].
         positions: Which of them these are, int [N].
         labels: As the task has them.
-        class_names: Of the labels; empty for numbers.
+        class_names: Names of the labels; empty for numbers.
         skipped: Nothing; arrays hold no broken files.
     """
 

@@ -1,4 +1,4 @@
-"""What in an image speaks for a class: :func:`image_heatmap`, and cells that can be left out: :func:`image_parts`."""
+"""Evidence in an image for a class: :func:`image_heatmap`, and cells that can be left out: :func:`image_parts`."""
 
 from __future__ import annotations
 

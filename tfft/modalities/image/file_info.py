@@ -110,7 +110,7 @@ def why_unreadable(path: str) -> str | None:
     return examine(path).reason
 
 
-def grey_picture(path: str, side: int) -> np.ndarray | None:
+def grey_image(path: str, side: int) -> np.ndarray | None:
     """Read an image again, upright, in grayscale and stretched to a square.
 
     Args:

@@ -71,10 +71,10 @@ def _taking(spec: InputSpec, prepare: Callable[[Any], Any], names: Mapping[str, 
 
 def _sentence(spec: InputSpec) -> str:
     low, high = spec.value_range
-    normalised = "" if spec.mean is None else f", minus mean {spec.mean}, divided by {spec.std}"
+    normalized = "" if spec.mean is None else f", minus mean {spec.mean}, divided by {spec.std}"
     return (
         f"Pixels are 0 to 255. Inside the model every image becomes {spec.height} x {spec.width} x {spec.channels} "
-        f"({spec.interpolation}, {spec.resize}); 0 to 255 is mapped to {low:g} to {high:g}{normalised} ({spec.source})."
+        f"({spec.interpolation}, {spec.resize}); 0 to 255 is mapped to {low:g} to {high:g}{normalized} ({spec.source})."
     )
 
 

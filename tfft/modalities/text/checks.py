@@ -17,7 +17,7 @@ from tfft.modalities.text.examples import TextExamples
 
 _LONG = 20_000  # characters; longer than the input of any encoder
 _FEW = 10
-# UTF-8 that was decoded as Latin-1 and saved again: "Ã©" in place of "é".
+# UTF-8 that was decoded as Latin-1 and saved again: "Ã©" instead of "é".
 _MOJIBAKE = re.compile("Ã[\x80-\xbf©¨¼¶¤±§]|â€[™œ\x9d“”¦]|Â[ ©®°]")
 _MARKUP = re.compile(r"</?(p|br|div|span|a|b|i|td|tr|li)\b[^>]*>|&(amp|lt|gt|quot|nbsp|#\d+);", re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
@@ -90,7 +90,7 @@ def _repeats(rows: Sequence[tuple[str, str, str, Any]]) -> Iterator[Finding]:
     words = "equal texts have different labels"
     yield from counted(conflicts, "conflict", "warning", words, "decide on one label and remove the other")
     words = "texts occur more than once"
-    yield from counted(same, "copy", "note", words, "remove all but one; they are kept on one side")
+    yield from counted(same, "copy", "note", words, "remove all but one; they stay on one side of the split")
 
 
 def spelling_findings(rows: Sequence[tuple[str, str]]) -> Iterator[Finding]:

@@ -56,7 +56,7 @@ class _Columns:
 def load_texts(source: Any, *, text: str | int | Sequence[str | int] = "text", **settings: Any) -> Splits[TextExamples]:
     """Load labelled texts and split them.
 
-    Equal texts (ignoring case and surrounding blanks) are never on both sides of a split that is made here.
+    Equal texts (ignoring case and surrounding spaces) are never on both sides of a split that is made here.
 
     Args:
         source: A ``.csv``, ``.tsv``, ``.jsonl`` or ``.ndjson`` file; a pandas DataFrame; ``(texts, labels)``; a pair of

@@ -16,7 +16,7 @@ def truncation_note(texts: TextExamples, backbone: Backbone) -> str:
     """Return a note about text lengths and truncation; empty for a backbone that takes raw texts."""
     if backbone.tokenizer is None or backbone.text_spec is None:
         return ""
-    lengths = piece_lengths(backbone, texts)
+    lengths = token_lengths(backbone, texts)
     limit = backbone.tokenizer.max_length
     full = int((lengths >= limit).sum())
     note = f"text: median {np.median(lengths):.0f} tokens, maximum {lengths.max()}; max_length is {limit}"
@@ -28,7 +28,7 @@ def truncation_note(texts: TextExamples, backbone: Backbone) -> str:
     return note
 
 
-def piece_lengths(backbone: Backbone, texts: TextExamples) -> np.ndarray:
+def token_lengths(backbone: Backbone, texts: TextExamples) -> np.ndarray:
     """Return the number of tokens of (at most 20,000) texts."""
     tokenizer = backbone.tokenizer
     assert tokenizer is not None  # noqa: S101

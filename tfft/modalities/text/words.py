@@ -9,7 +9,7 @@ import numpy as np
 from tfft.registry import Parts
 
 _MOST = 128  # parts of a text; in longer ones consecutive words are one part
-# Scripts without blanks between words: kana, Chinese characters and Thai count one by one.
+# Scripts without spaces between words: kana, Chinese characters and Thai count one by one.
 _DENSE = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_DENSE}]|[^\s{_DENSE}]+")
 

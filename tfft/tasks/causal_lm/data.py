@@ -89,7 +89,7 @@ def windows(
         Dataset of ``({"token_ids", "padding_mask"} [B, length], next tokens [B, length], weights [B, length])``. The
         weights are 1 where the next token is to be predicted.
     """
-    cut = [pieces_of(text, tokenizer) for text in texts]
+    cut = [tokens_of(text, tokenizer) for text in texts]
     passes = iter(range(2**31))
 
     def rows() -> Iterator[tuple[Any, np.ndarray, np.ndarray]]:
@@ -115,10 +115,10 @@ def windows(
     return dataset.apply(tf.data.experimental.assert_cardinality(count)).prefetch(tf.data.AUTOTUNE)
 
 
-def pieces_of(text: str, tokenizer: Any) -> np.ndarray:
+def tokens_of(text: str, tokenizer: Any) -> np.ndarray:
     """Return the tokens of a document with its start and end tokens, int32 [n]."""
-    pieces = np.asarray(tokenizer(tf.constant(text)), np.int32).reshape(-1)
-    return np.concatenate([[tokenizer.start_token_id], pieces, [tokenizer.end_token_id]]).astype(np.int32)
+    tokens = np.asarray(tokenizer(tf.constant(text)), np.int32).reshape(-1)
+    return np.concatenate([[tokenizer.start_token_id], tokens, [tokenizer.end_token_id]]).astype(np.int32)
 
 
 def _decoded(path: Path) -> str:

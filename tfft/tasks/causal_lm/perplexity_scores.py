@@ -12,7 +12,7 @@ import numpy as np
 
 from tfft.errors import DataError
 from tfft.evaluation.scores import mean_interval
-from tfft.tasks.causal_lm.data import pieces_of
+from tfft.tasks.causal_lm.data import tokens_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +55,7 @@ def perplexity(model: keras.Model, texts: Sequence[str], *, batch_size: int = 8)
     losses, counts = np.zeros(len(texts)), np.zeros(len(texts), int)
     parts = [
         (number, cut[start : start + length + 1])
-        for number, cut in enumerate(pieces_of(text, tokenizer) for text in texts)
+        for number, cut in enumerate(tokens_of(text, tokenizer) for text in texts)
         for start in range(0, max(1, len(cut) - 1), length)
     ]
     network = keras.Model(model.input, model.output)
@@ -85,9 +85,9 @@ def unigram(train: Sequence[str], texts: Sequence[str], tokenizer: Any) -> Perpl
     """
     seen = np.ones(tokenizer.vocabulary_size())
     for text in train:
-        np.add.at(seen, pieces_of(text, tokenizer)[1:], 1)
+        np.add.at(seen, tokens_of(text, tokenizer)[1:], 1)
     surprise = -np.log(seen / seen.sum())
-    cut = [pieces_of(text, tokenizer)[1:] for text in texts]
+    cut = [tokens_of(text, tokenizer)[1:] for text in texts]
     return _perplexity(np.array([surprise[one].sum() for one in cut]), np.array([len(one) for one in cut]))
 
 

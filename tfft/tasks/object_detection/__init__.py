@@ -29,7 +29,7 @@ _WITHOUT = {
 class ObjectDetection(Task):
     """Any number of objects per image, each with a class and a box.
 
-    A label is float32 [M, 7], one row per object: class, top, left, bottom, right (normalised to the image), and
+    A label is float32 [M, 7], one row per object: class, top, left, bottom, right (normalized to the image), and
     height and width of the image in pixels. Class -1 is padding, ``-(2 + c)`` a crowd region of class c.
     """
 

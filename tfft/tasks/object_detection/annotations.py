@@ -1,6 +1,6 @@
 """Boxes of images as annotation files hold them, their labels, and how labels follow the pixels.
 
-:class:`PictureBoxes` is what every reader makes, :func:`fit_to_picture` compares it with the decoded image,
+:class:`PictureBoxes` is what every reader makes, :func:`fit_to_image` compares it with the decoded image,
 :func:`encode` makes the labels of the task, :func:`follow` moves them into a crop or a mirrored view, and
 :func:`place_objects` and :func:`join_objects` join those of several images in one view.
 
@@ -22,7 +22,7 @@ from tfft.modalities.image.composites import Part
 from tfft.modalities.image.transform import PixelTransform
 
 PADDING = -1
-LEAST_VISIBLE = 0.4  # share of an object's area in a view; an object with less is no example of its class
+LEAST_VISIBLE = 0.4  # share of an object's area in a view; an object with less is not an example of its class
 _BEYOND = (3.0, 0.01)  # pixels, share of the side: a box may reach that far out of its image
 _REVERSED = (
     "is reversed (bottom above top, or right before left). Are its columns in another order, or a width and a height "
@@ -54,14 +54,14 @@ class PictureBoxes:
         path: Path of the image.
         place: Where the image is written: a file, or a file and a line or number.
         boxes: float64 [n, 4]: top, left, bottom, right in pixels, counted from the upper left corner; in shares of the
-            image if ``normalised``.
+            image if ``normalized``.
         class_names: Class name of each box.
         crowd: bool [n], whether a box is a region with many objects.
         places: Where each box is written.
         height: Height of the image in pixels as annotated; 0 if the file does not say.
         width: Width as annotated; 0 if the file does not say.
         part: ``"train"``, ``"validation"`` or ``"test"``; empty if the file does not say.
-        normalised: Whether boxes are in 0 to 1.
+        normalized: Whether boxes are in 0 to 1.
     """
 
     path: str
@@ -73,7 +73,7 @@ class PictureBoxes:
     height: int = 0
     width: int = 0
     part: str = ""
-    normalised: bool = False
+    normalized: bool = False
 
     @classmethod
     def of(cls, path: str, place: str, objects: Iterable[BoxedObject], **fields: Any) -> Self:
@@ -134,7 +134,7 @@ class Fitted(NamedTuple):
     empty: list[str]
 
 
-def fit_to_picture(picture: PictureBoxes, height: int, width: int, turned: bool = False) -> Fitted:
+def fit_to_image(picture: PictureBoxes, height: int, width: int, turned: bool = False) -> Fitted:
     """Compare the boxes of an image with its pixels.
 
     A box that reaches out of the image by up to 3 pixels or 1 % of the side is clipped: rounding and counting from
@@ -150,10 +150,10 @@ def fit_to_picture(picture: PictureBoxes, height: int, width: int, turned: bool 
     if wrong := _other_size(picture, height, width, turned):
         return Fitted(picture, [wrong], [], [])
     size = np.array([height, width, height, width], np.float64)
-    boxes = picture.boxes * size if picture.normalised else picture.boxes
+    boxes = picture.boxes * size if picture.normalized else picture.boxes
     outside = np.concatenate([-boxes[:, :2], boxes[:, 2:] - size[2:]], axis=1)
     common = np.minimum(boxes[:, 2:], size[2:]) - np.maximum(boxes[:, :2], 0)
-    in_pixels = not picture.normalised and min(height, width) > 4
+    in_pixels = not picture.normalized and min(height, width) > 4
     in_shares = np.asarray((boxes <= 1).all(axis=1) & (boxes > 0).any(axis=1) & in_pixels)
     is_reversed = np.asarray((boxes[:, 2:] < boxes[:, :2]).any(axis=1))
     beyond = (outside > np.maximum(_BEYOND[0], _BEYOND[1] * size)).any(axis=1) | (common < 0).any(axis=1)
@@ -169,7 +169,7 @@ def fit_to_picture(picture: PictureBoxes, height: int, width: int, turned: bool 
             faults.append(f"{start} reaches {outside[at].max():.0f} pixels out of {shape}")
     empty = (common <= 0).any(axis=1)
     clipped = ~empty & (outside > 1e-3).any(axis=1)
-    fitted = dataclasses.replace(picture, boxes=np.clip(boxes, 0, size), height=height, width=width, normalised=False)
+    fitted = dataclasses.replace(picture, boxes=np.clip(boxes, 0, size), height=height, width=width, normalized=False)
     places = ([picture.places[at] for at in np.flatnonzero(which)] for which in (clipped, empty))
     return Fitted(fitted.only(~empty), faults, *places)
 
@@ -184,7 +184,7 @@ def _other_size(picture: PictureBoxes, height: int, width: int, turned: bool) ->
             f"{given}width), but its EXIF orientation turns it to {height} x {width}, as every viewer shows it: save "
             "the image upright, or annotate it as shown"
         )
-    return f"{given}width), but it has {height} x {width}: annotate it again, or take the image that was annotated"
+    return f"{given}width), but it has {height} x {width}: annotate it again, or use the image that was annotated"
 
 
 def _shown(box: np.ndarray) -> str:
@@ -224,8 +224,8 @@ def encode(pictures: Sequence[PictureBoxes], class_names: Sequence[str], sizes: 
 def follow(label: tf.Tensor, transform: PixelTransform) -> tf.Tensor:
     """Move the boxes of an image into a view of it.
 
-    An object of which less than 40 % of the area is left becomes padding: what is mostly cut off is no example of its
-    class. A crowd region stays while any of it is left, since its rest is still no background.
+    An object of which less than 40 % of the area is left becomes padding: it no longer is an example of its class. A
+    crowd region stays while any of it is left, since the rest is still not background.
 
     Args:
         label: float32 [..., M, 7], boxes in shares of the image.
@@ -278,7 +278,7 @@ def join_objects(placed: tf.Tensor, rows: int) -> tf.Tensor:
     """Join the objects of the images in one view.
 
     Args:
-        placed: Objects of each image in the view, float32 [pictures, M, 7].
+        placed: Objects of each image in the view, float32 [images, M, 7].
         rows: Rows of the label; more objects than that are left out.
 
     Returns:

@@ -123,14 +123,14 @@ def small_objects(labels: np.ndarray, class_names: Any, image_size: tuple[int, i
     )
 
 
-def crowded_pictures(labels: np.ndarray) -> str | None:
+def crowded_images(labels: np.ndarray) -> str | None:
     """Return a warning if images have more objects than a detector returns.
 
     Args:
         labels: float32 [N, M, 7], labels of images.
 
     Example:
-        >>> crowded_pictures(splits.train.labels)
+        >>> crowded_images(splits.train.labels)
         '3 images have more than 100 objects, at most 150, and a detector finds at most 100 in one: ...'
     """
     counts = (labels[..., 0] >= 0).sum(axis=1)

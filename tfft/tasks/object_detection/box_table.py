@@ -178,8 +178,8 @@ def _number(value: Any, decimal: str | None) -> float:
 
 
 def _in_shares(pictures: Sequence[PictureBoxes]) -> Sequence[PictureBoxes]:
-    """Mark all images as normalised if no number is above 1."""
+    """Mark all images as normalized if no number is above 1."""
     boxes = [one.boxes for one in pictures if len(one)]
     if not boxes or max(float(one.max()) for one in boxes) > 1:
         return pictures
-    return [dataclasses.replace(one, normalised=True) for one in pictures]
+    return [dataclasses.replace(one, normalized=True) for one in pictures]

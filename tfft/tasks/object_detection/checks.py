@@ -13,7 +13,7 @@ from tfft.inspection.duplicates import copy_findings
 from tfft.inspection.findings import Finding, Item, counted
 from tfft.modalities.image.checks import file_findings, measures_of
 from tfft.tasks.object_detection import OBJECT_DETECTION
-from tfft.tasks.object_detection.box_report import BoxReport, crowded_pictures, small_objects
+from tfft.tasks.object_detection.box_report import BoxReport, crowded_images, small_objects
 from tfft.tasks.object_detection.data import BoxedImages
 
 _SAME = 1.0  # pixels by which the sides of one box may differ when it is drawn twice
@@ -94,7 +94,7 @@ def _unanswerable(splits: Splits[BoxedImages]) -> Iterator[Finding]:
     size = OBJECT_DETECTION.preferred_image_size((float(shape[0]), float(shape[1])))
     warnings = {
         "small-objects": None if size is None else small_objects(labels, splits.class_names, size),
-        "crowded": crowded_pictures(labels),
+        "crowded": crowded_images(labels),
     }
     for kind, text in warnings.items():
         if text is not None:

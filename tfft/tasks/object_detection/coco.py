@@ -1,7 +1,7 @@
 """COCO files: :func:`find_coco`, :func:`read_coco`.
 
 Implementation notes: categories count by name, not by id, so ids may have holes, start at 1 or differ between the files
-of a data set. Of a polygon or a run-length mask only the ``bbox`` is read. Images without annotations are examples
+of a dataset. Of a polygon or a run-length mask only the ``bbox`` is read. Images without annotations are examples
 without objects.
 """
 

@@ -31,7 +31,7 @@ def mistakes(images: Sequence[Found], thresholds: np.ndarray) -> tuple[np.ndarra
 
     Args:
         images: Objects and detections.
-        thresholds: Least score of a detection of each class, float [C].
+        thresholds: Minimum score of a detection of each class, float [C].
 
     Returns:
         Objects by true class (row) and predicted class (column), int [C + 1, C + 1], with the background last; and the

@@ -33,7 +33,7 @@ from tfft.tasks.object_detection.annotations import (
     Annotations,
     PictureBoxes,
     encode,
-    fit_to_picture,
+    fit_to_image,
     follow,
     join_objects,
     place_objects,
@@ -42,14 +42,14 @@ from tfft.tasks.object_detection.box_report import BoxReport
 from tfft.tasks.object_detection.formats import raise_faults, read_annotations
 
 TASK = "object_detection"
-_SYSTEMATIC = 0.1  # of the pictures: faults in more of them have one cause
+_SYSTEMATIC = 0.1  # of the images: faults in more of them have one cause
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class BoxedImages(ImageFiles):
     """Image files with the boxes of their objects.
 
-    ``labels`` are float32 [N, M, 7], M the most objects of a picture: class, top, left, bottom, right in shares of the
+    ``labels`` are float32 [N, M, 7], M the most objects of an image: class, top, left, bottom, right in shares of the
     image, height and width of the image in pixels. Class -1 is padding, -(2 + c) a crowd region of class c.
     """
 
@@ -232,7 +232,7 @@ def _fitted(
         if fact.reason:
             problems = [f"{one.place} names the image {one.path}, which {fact.reason}"]
         else:
-            fitted = fit_to_picture(one, *_upright_size(fact))
+            fitted = fit_to_image(one, *_upright_size(fact))
             problems = fitted.faults
         faults += problems
         if problems:

@@ -27,7 +27,7 @@ def draw_boxes(
 
     Args:
         picture: uint8 [H, W, 3].
-        boxes: Top, left, bottom and right, normalised to the image, float [n, 4].
+        boxes: Top, left, bottom and right, normalized to the image, float [n, 4].
         labels: Label of each box.
         scores: Score of each box. Predictions have them and get thick lines; without scores the boxes are taken for the
             truth, and get thin ones.
@@ -82,7 +82,7 @@ def draw_file(file: str | os.PathLike[str], detections: Sequence[tuple[str, floa
 
     Args:
         file: Path of the image.
-        detections: Label, score, box (top, left, bottom, right, normalised) and number of the class of each.
+        detections: Label, score, box (top, left, bottom, right, normalized) and number of the class of each.
 
     Returns:
         A PNG file.

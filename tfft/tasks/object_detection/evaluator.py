@@ -156,7 +156,7 @@ def baseline(images: Sequence[Found], classes: int, seed: int = 0) -> float:
     photos. Each half of the images is predicted from the boxes of the other half, so no image predicts itself.
 
     Args:
-        images: Objects; detections are left aside.
+        images: Objects; detections are ignored.
         classes: Number of classes.
         seed: Seed for the sample, if there are more than 500 images or 1,000 objects of a class.
     """

@@ -1,4 +1,4 @@
-"""Recognition of annotation formats: :func:`recognise`, :func:`read_annotations`."""
+"""Recognition of annotation formats: :func:`recognize`, :func:`read_annotations`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHOWN = 50  # problems in one message
 
 
 @dataclasses.dataclass(frozen=True)
-class Recognised:
+class Recognized:
     """Annotations of one format.
 
     Attributes:
@@ -42,7 +42,7 @@ _FORMATS: Mapping[str, tuple[Callable[[Path], list[tuple[str, Any]]], Callable[.
 }
 
 
-def recognise(source: Any) -> Recognised:
+def recognize(source: Any) -> Recognized:
     """Return the format of annotations.
 
     Args:
@@ -53,8 +53,8 @@ def recognise(source: Any) -> Recognised:
     """
     if not isinstance(source, (str, os.PathLike)):
         if hasattr(source, "itertuples"):
-            return Recognised("a table of boxes", (("", source),), box_table.read_box_table)
-        raise DataError(f"Expected a folder or file with annotations. Received: a {type(source).__name__}.")
+            return Recognized("a table of boxes", (("", source),), box_table.read_box_table)
+        raise DataError(f"Expected a folder or file with annotations. Received: {type(source).__name__}.")
     path = Path(source).expanduser()
     if not path.is_file():
         existing(path)
@@ -70,7 +70,7 @@ def recognise(source: Any) -> Recognised:
                 f"Expected one annotation file per part. Received: {join_names(str(file) for _, file in files)}. Give "
                 "one of them as the data, or name them ..._train and ..._val."
             )
-        return Recognised(form, tuple(files), _FORMATS[form][1])
+        return Recognized(form, tuple(files), _FORMATS[form][1])
     looked = "\n".join(f"  - {text}" for _, _, text in _FORMATS.values())
     raise DataError(
         f"Expected a folder or file with the boxes of images. Received: {path}, without any. Looked for:\n{looked}"
@@ -90,7 +90,7 @@ def guess_format(source: Any) -> str | None:
     if path.is_file() and not any(fits(path) for fits in known.get(path.suffix.lower(), (box_table.has_boxes,))):
         return None
     try:
-        return recognise(path).form
+        return recognize(path).form
     except (DataError, OSError):
         return None
 
@@ -99,7 +99,7 @@ def is_split(source: Any) -> bool:
     """Whether annotations mark a training part and a validation part, without reading the images."""
     both = {"train", "validation"}
     try:
-        if both <= {part for part, _ in recognise(source).files}:
+        if both <= {part for part, _ in recognize(source).files}:
             return True
         return both <= {one.part for one in read_annotations(source).pictures}
     except DataError:
@@ -112,7 +112,7 @@ def read_annotations(
     """Read the boxes of all images.
 
     Args:
-        source: As in :func:`recognise`; or ``{"train": source, "validation": source}``, or a pair of both.
+        source: As in :func:`recognize`; or ``{"train": source, "validation": source}``, or a pair of both.
         images: Folder of the images; None looks beside the annotations.
         settings: Settings of :func:`tfft.tasks.object_detection.box_table.read_box_table`, for tables only.
 
@@ -127,7 +127,7 @@ def read_annotations(
         source = dict(zip(("train", "validation"), source, strict=True))
     if isinstance(source, Mapping):
         return _joined(source, images, settings)
-    found = recognise(source)
+    found = recognize(source)
     given = {name: value for name, value in (settings or {}).items() if value is not None}
     if given and found.form != "a table of boxes":
         raise DataError(f"{join_names(given)} apply to a table of boxes. Received: {found.form}. Leave them out.")

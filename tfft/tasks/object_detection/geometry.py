@@ -1,7 +1,7 @@
 """Boxes as tensors: parts of a model's output, overlap of boxes, cells within boxes.
 
-A box is (top, left, bottom, right), normalised to the picture: 0 to 1 from its top left to its bottom right corner.
-IoU and GIoU do not change when an axis is scaled, so normalised boxes serve as well as pixels.
+A box is (top, left, bottom, right), normalized to the image: 0 to 1 from its top left to its bottom right corner.
+IoU and GIoU do not change when an axis is scaled, so normalized boxes serve as well as pixels.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Points(NamedTuple):
     Attributes:
         logits: Class logits, float [B, P, C].
         boxes: Predicted boxes, float [B, P, 4].
-        centres: Row and column of the centre of each cell, normalised, float [B, P, 2].
+        centres: Row and column of the centre of each cell, normalized, float [B, P, 2].
     """
 
     logits: Any
@@ -51,7 +51,7 @@ def iou(a: Any, b: Any) -> Any:
 
 
 def giou(a: Any, b: Any) -> Any:
-    """Return the generalised IoU of boxes, -1 to 1; the shapes [..., 4] are broadcast.
+    """Return the generalized IoU of boxes, -1 to 1; the shapes [..., 4] are broadcast.
 
     That is the IoU minus the share of the smallest common hull that neither box covers, so boxes that do not touch have
     a slope too (Rezatofighi et al., "Generalized intersection over union", CVPR 2019).

@@ -45,15 +45,15 @@ LAYERS = {
 class ObjectDetectionHead(Head):
     """Class logits and a box for each cell of each feature map; labels are float [B, M, 7].
 
-    A label has one row per object: class, top, left, bottom, right (normalised to the image), and height and width of
+    A label has one row per object: class, top, left, bottom, right (normalized to the image), and height and width of
     the image in pixels. Class -1 is padding, ``-(2 + c)`` a crowd region of class c.
 
-    Served: ``detection_boxes`` float32 [B, 100, 4] (top, left, bottom, right, normalised), ``detection_scores`` float32
+    Served: ``detection_boxes`` float32 [B, 100, 4] (top, left, bottom, right, normalized), ``detection_scores`` float32
     [B, 100], ``detection_classes`` int32 [B, 100], ``detection_labels`` string [B, 100], ``num_detections`` int32 [B].
 
     Attributes:
         width: Channels of the pyramid and of the towers.
-        score_threshold: Least score of a detection.
+        score_threshold: Minimum score of a detection.
         iou_threshold: IoU from which the weaker of two boxes of a class is suppressed.
         architecture: ``"tfft"``, or ``"retinanet"`` for the layers of KerasHub, see
             :mod:`tfft.tasks.object_detection.retinanet`.
@@ -120,7 +120,7 @@ class ObjectDetectionHead(Head):
             logits: Output of the model, float [B, P, C + 6].
 
         Returns:
-            ``boxes`` float32 [B, P, 4] (top, left, bottom, right, normalised, not clipped) and ``scores`` float32
+            ``boxes`` float32 [B, P, 4] (top, left, bottom, right, normalized, not clipped) and ``scores`` float32
             [B, P, C].
         """
         points = self._points(logits)
@@ -181,8 +181,8 @@ def object_detection(
             ``"retinanet"`` to 256, about 8 million.
         dropout: Dropout rate of the class features.
         l2: L2 penalty of the class logits' kernel.
-        score_threshold: Least score of a detection, 0 or more and below 1. Average precision needs low ones; leave it,
-            and choose a threshold where detections are used.
+        score_threshold: Minimum score of a detection, 0 or more and below 1. Average precision needs a low one; leave
+            it, and choose a threshold where detections are used.
         iou_threshold: IoU from which the weaker of two boxes of one class is suppressed.
         architecture: ``"tfft"``, or ``"retinanet"``, which needs KerasHub. Defaults to ``"tfft"``.
 

@@ -55,7 +55,7 @@ def _read(file: Path, problems: list[str]) -> PictureList | None:
         return None
     pictures, several = [], 0
     for at, task in enumerate(tasks):
-        name = _picture_name(task)
+        name = _image_name(task)
         place = f"{file}: task {task.get('id', at)} ({name[:80]})"
         results, more = _results(task)
         several += more
@@ -67,7 +67,7 @@ def _read(file: Path, problems: list[str]) -> PictureList | None:
     return PictureList(pictures, notes=notes if several else ())
 
 
-def _picture_name(task: dict[str, Any]) -> str:
+def _image_name(task: dict[str, Any]) -> str:
     """Return the name of the image of a task: the last part of its address, or a path below a local folder."""
     data = task.get("data", task)
     values = [value for value in data.values() if isinstance(value, str)] if isinstance(data, dict) else []

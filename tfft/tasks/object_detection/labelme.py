@@ -63,12 +63,12 @@ def _read(place: Path, problems: list[str]) -> PictureList:
         lines += left_out
         sizes = (content.get(side) for side in ("imageHeight", "imageWidth"))
         height, width = (size if isinstance(size, int) and size > 0 else 0 for size in sizes)
-        pictures.append(ListedPicture(_picture_name(file, content), str(file), objects, height, width))
+        pictures.append(ListedPicture(_image_name(file, content), str(file), objects, height, width))
     notes = [f"{lines} points and lines of {place} have no area and are left out."] if lines else []
     return PictureList(pictures, notes=notes)
 
 
-def _picture_name(file: Path, content: dict[str, Any]) -> str:
+def _image_name(file: Path, content: dict[str, Any]) -> str:
     """Return the last part of ``imagePath``, whose folders are those of another machine; else the name of the file."""
     path = content.get("imagePath")
     return (path if isinstance(path, str) else "").replace("\\", "/").rpartition("/")[2] or file.stem

@@ -1,7 +1,7 @@
 """Layers of a detector's head: :class:`TopDownSum` and :class:`DetectionLogits`.
 
 Implementation notes: no layer knows the size of the images, so one model takes several. A position in a map is
-normalised by the map's own number of rows and columns.
+normalized by the map's own number of rows and columns.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class DetectionLogits(Logits):
                 map's cells, each float [B, h, w, 4], at least 0.
 
         Returns:
-            float32 [B, P, C + 6]: class logits; boxes (top, left, bottom, right) and centres (row, column), normalised.
+            float32 [B, P, C + 6]: class logits; boxes (top, left, bottom, right) and centres (row, column), normalized.
         """
         features = tf.concat([_flat(one) for one in class_maps], axis=1)
         places = tf.concat([_flat(decode(one)) for one in distances], axis=1)
@@ -101,7 +101,7 @@ def decode(distances: Any) -> Any:
         distances: From the centre to the top, left, bottom and right in cells, float [B, h, w, 4].
 
     Returns:
-        float [B, h, w, 6]: top, left, bottom, right, row and column, normalised to the image.
+        float [B, h, w, 6]: top, left, bottom, right, row and column, normalized to the image.
     """
     shape = tf.shape(distances)
     rows, columns = tf.cast(shape[1], distances.dtype), tf.cast(shape[2], distances.dtype)

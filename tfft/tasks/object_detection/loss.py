@@ -20,7 +20,7 @@ NEGATIVE_WEIGHT, NEGATIVE_POWER = 0.75, 2.0
 
 @keras.saving.register_keras_serializable(package="tfft")
 class DetectionLoss(keras.losses.Loss):
-    """Class and box loss of a detector, normalised by the quality of all assigned cells in the batch.
+    """Class and box loss of a detector, normalized by the quality of all assigned cells in the batch.
 
     The targets come from :func:`tfft.tasks.object_detection.assignment.assign`. The class loss is the cross-entropy to
     the quality of a cell, weighted by that quality, and by ``0.75 * p ** 2`` for a class that is not there (varifocal
@@ -43,7 +43,7 @@ class DetectionLoss(keras.losses.Loss):
         super().__init__(name=name, **kwargs)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Return the loss of each image [B], scaled so that the mean over the batch is normalised as a whole."""
+        """Return the loss of each image [B], scaled so that the mean over the batch is normalized as a whole."""
         labels, output = tf.cast(y_true, tf.float32), tf.cast(y_pred, tf.float32)
         points = points_of(output)
         targets = assign(labels, points)

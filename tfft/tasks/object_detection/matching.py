@@ -23,7 +23,7 @@ class Found(NamedTuple):
 
     Attributes:
         labels: Objects and crowd regions, float [n, 7], without padding.
-        boxes: Boxes of the detections, normalised, float [d, 4].
+        boxes: Boxes of the detections, normalized, float [d, 4].
         scores: Their scores in descending order, float [d].
         classes: Their classes, int [d].
         size: Height and width of the image in pixels.

@@ -30,7 +30,7 @@ class AveragePrecision(keras.metrics.Metric):
 
     Args:
         classes: Number of classes.
-        score_threshold: Least score of a detection.
+        score_threshold: Minimum score of a detection.
         iou_threshold: IoU from which the weaker of two boxes of one class is suppressed.
         **kwargs: ``name``, ``dtype``.
     """
@@ -43,7 +43,7 @@ class AveragePrecision(keras.metrics.Metric):
         self.objects = self.add_weight(name="objects", shape=(classes,), initializer="zeros")
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        """Add a batch: labels [B, M, 7] and a model's output [B, P, C + 6] or wider; weights are left aside."""
+        """Add a batch: labels [B, M, 7] and a model's output [B, P, C + 6] or wider; weights are ignored."""
         boxes, scores, classes = self._detect(tf.cast(y_pred, tf.float32))
         self.update_detections(tf.cast(y_true, tf.float32), boxes, scores, classes)
 

@@ -105,7 +105,7 @@ def images_in(folder: str | os.PathLike[str]) -> Iterator[str]:
 def choose_folder(
     images: str | os.PathLike[str] | None, candidates: Iterable[Path], names: Sequence[str], source: str
 ) -> PictureFolder:
-    """Return the folder in which images with some names lie.
+    """Return the folder that contains images with some names.
 
     Args:
         images: Folder that the user named, or None.
@@ -119,13 +119,13 @@ def choose_folder(
     if images is not None:
         folder = Path(images).expanduser()
         if not folder.is_dir():
-            raise DataError(f"Expected images= to be the folder of the images. Received: {str(images)!r}, no folder.")
+            raise DataError(f"Expected images= to be a folder of images. Received: {str(images)!r}, not a folder.")
         return PictureFolder(folder)
     looked = [folder for folder in dict.fromkeys(candidates) if folder.is_dir()]
     some = names[:: max(1, len(names) // _TRIED)][:_TRIED]
     places = [PictureFolder(folder) for folder in looked]
     exact = [sum(os.path.isfile(place.folder / name) for name in some) for place in places]
-    # A search in depth is for the folder of the annotations and those that are called after images.
+    # Only the folder of the annotations, and folders with a usual name, are searched in depth.
     deep = [place for at, place in enumerate(places) if not at or place.folder.name.lower() in _USUAL]
     places, counts = (places, exact) if any(exact) else (deep, [sum(map(place.has, some)) for place in deep])
     if not some and places:
@@ -135,7 +135,7 @@ def choose_folder(
             f"The images of {source} were not found, such as {some[0]!r}. Looked in "
             f"{join_names(looked) or 'no folder'}. Name their folder: images='...'."
         )
-    # The first that has half of them: a folder further away may have all by the names of another data set.
+    # The first that has half of them: a folder further away may have all by the names of another dataset.
     at = next((at for at, count in enumerate(counts) if 2 * count >= len(some)), counts.index(max(counts)))
     return places[at]
 

@@ -72,9 +72,9 @@ class BoxedPictures(ImageModality):
 
     def notes(self, splits: Any, backbone: Backbone) -> Iterator[str]:
         """Yield a warning if objects are smaller than a cell of the features, or too many for one answer."""
-        from tfft.tasks.object_detection.box_report import crowded_pictures, small_objects
+        from tfft.tasks.object_detection.box_report import crowded_images, small_objects
 
-        if crowded := crowded_pictures(splits.train.labels):
+        if crowded := crowded_images(splits.train.labels):
             yield crowded
         if backbone.input_spec is not None and (
             small := small_objects(splits.train.labels, splits.class_names, backbone.input_spec.image_size)

@@ -54,7 +54,7 @@ def attach(head: Head, maps: Mapping[int, keras.KerasTensor], width: int) -> ker
         float32 [B, P, C + 8], as from :class:`RetinaNetLogits`.
 
     Raises:
-        PlanError: If a map has not twice the rows and columns of the next coarser one.
+        PlanError: If a map does not have twice the rows and columns of the next coarser one.
         DependencyError: If KerasHub is missing.
     """
     require_keras_hub("architecture='retinanet'")
@@ -107,7 +107,7 @@ class RetinaNetLogits(Logits):
 
         Returns:
             float32 [B, P, C + 8]: class logits; box (top, left, bottom, right); centre (row, column) and size (height,
-            width) of the anchor, all normalised to the image.
+            width) of the anchor, all normalized to the image.
         """
         logits = tf.concat([_by_anchor(one, self.units) for one in class_maps], axis=1)
         places = tf.concat([_decoded(one) for one in box_maps], axis=1)

@@ -32,10 +32,10 @@ def read_json(file: Path, what: str, largest: int) -> Any:
     Args:
         file: Path of the file.
         what: Name of the format, for messages.
-        largest: Most bytes that are read; the json module takes about eight times as much memory.
+        largest: Maximum number of bytes to read; the json module takes about eight times as much memory.
 
     Raises:
-        DataError: If it is larger, or no JSON.
+        DataError: If it is larger, or not JSON.
     """
     if (size := file.stat().st_size) > largest:
         raise DataError(
@@ -58,7 +58,7 @@ def read_xml(file: Path, what: str, tag: str, largest: int, problems: list[str])
         file: Path of the file.
         what: Name of the format, for messages.
         tag: Expected root element.
-        largest: Most bytes that are read.
+        largest: Maximum number of bytes to read.
         problems: List to which a sentence is added if the file cannot be used.
 
     Returns:
@@ -99,7 +99,7 @@ def number(text: str | None) -> float:
 
 
 def hull(points: Any) -> Box | None:
-    """Return the smallest upright box around points [(x, y), ...]; None if they are no finite numbers."""
+    """Return the smallest upright box around points [(x, y), ...]; None if they are not finite numbers."""
     try:
         pairs = [(float(x), float(y)) for x, y in points]
     except (TypeError, ValueError, OverflowError):

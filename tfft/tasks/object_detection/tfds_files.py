@@ -28,7 +28,7 @@ def boxes_of(info: Any, settings: Mapping[str, Any]) -> TaskFiles:
         settings: ``image`` and ``label``, names of the features with the images and the objects, if there are several.
 
     Raises:
-        DataError: If there are none, or several that none is chosen of; with all features.
+        DataError: If there are none, or several and no choice among them; the message lists all features.
     """
     import tensorflow_datasets as tfds
 

@@ -3,9 +3,8 @@
 Implementation notes: VOC counts pixels from 1 and includes the last one, so the left edge of a box is ``xmin - 1`` and
 its right edge ``xmax``. A 0 anywhere shows that the tool counted from 0; then no file is shifted. VOC's own evaluation
 counts a ``difficult`` object neither as found nor as missed (Everingham et al., "The Pascal visual object classes
-challenge", 2010), which is what a crowd region means here. An XML file may come from a stranger: one with a document
-type is refused, since that is where entities come from that expand without end or read other files. Without it,
-``xml.etree`` follows no reference out of the file.
+challenge", 2010), which is what a crowd region means here. Hostile XML is refused as in
+:mod:`tfft.tasks.object_detection.source_files`.
 """
 
 from __future__ import annotations
@@ -65,7 +64,7 @@ def read_voc(
     notes: list[str] = []
     for part, folder in folders:
         trees = [(file, tree) for file in _files_in(folder) if (tree := _tree(file, problems)) is not None]
-        names = [_picture_name(file, tree) for file, tree in trees]
+        names = [_image_name(file, tree) for file, tree in trees]
         place = choose_folder(images, beside(folder, part), names, str(folder))
         listed = _listed_parts(folder.parent, {file.stem for file, _ in trees}, problems) if not part else {}
         for (file, tree), name in zip(trees, names, strict=True):
@@ -83,7 +82,7 @@ def _tree(file: Path, problems: list[str]) -> ElementTree.Element | None:
     return read_xml(file, "a VOC annotation", "annotation", _LARGEST, problems)
 
 
-def _picture_name(file: Path, tree: ElementTree.Element) -> str:
+def _image_name(file: Path, tree: ElementTree.Element) -> str:
     """Return the name of an image; many tools copy ``filename`` from elsewhere, so an empty one is the file's own."""
     return (tree.findtext("filename") or "").strip() or file.stem
 

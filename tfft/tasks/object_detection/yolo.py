@@ -81,7 +81,7 @@ def read_yolo(
         notes.append(f"{root} has neither data.yaml nor classes.txt, so the classes are called 0, 1, ...")
     pictures: list[PictureBoxes] = []
     used: set[str] = set()
-    for part, folder, chosen in _pictures_of(root, described, images, problems):
+    for part, folder, chosen in _images_of(root, described, images, problems):
         for path in chosen:
             try:
                 path = folder.find(os.path.relpath(path, folder.folder))
@@ -91,12 +91,12 @@ def read_yolo(
             file = _labels_of(Path(path), root, folder.folder)
             used.add(os.path.abspath(file))
             objects = _objects(file, names, problems) if file.is_file() else []
-            pictures.append(PictureBoxes.of(path, str(file), objects, part=part, normalised=True))
+            pictures.append(PictureBoxes.of(path, str(file), objects, part=part, normalized=True))
     if not pictures and not problems:
         raise DataError(
             f"{root} has no images. Expected them in images/ beside labels/. Name their folder: images='...'."
         )
-    pictures += _without_picture(used)
+    pictures += _without_image(used)
     return Annotations("YOLO", str(place), tuple(pictures), names or _numbers(pictures), tuple(notes))
 
 
@@ -133,7 +133,7 @@ def _numbers(pictures: Sequence[PictureBoxes]) -> tuple[str, ...]:
     return tuple(sorted({name for one in pictures for name in one.class_names}, key=int))
 
 
-def _pictures_of(
+def _images_of(
     root: Path, described: dict[str, Any], images: str | os.PathLike[str] | None, problems: list[str]
 ) -> list[tuple[str, PictureFolder, list[str]]]:
     """Return part, folder and paths of the images."""
@@ -180,7 +180,7 @@ def _below(root: Path, path: str, entry: str) -> Path | None:
 
 
 def _labels_of(path: Path, root: Path, pictures: Path) -> Path:
-    """Return the file with the objects of an image: in ``labels/`` in place of ``images/``, else beside it."""
+    """Return the file with the objects of an image: in ``labels/`` instead of ``images/``, else beside it."""
     words = list(path.parts)
     places = [at for at, word in enumerate(words[:-1]) if word.lower() == "images"]
     tries = [path.with_suffix(".txt")]
@@ -226,9 +226,9 @@ def _of_polygon(numbers: Sequence[float]) -> tuple[float, float, float, float]:
     return min(y), min(x), max(y), max(x)
 
 
-def _without_picture(used: set[str]) -> list[PictureBoxes]:
+def _without_image(used: set[str]) -> list[PictureBoxes]:
     """Return the label files to which no image belongs, as images that do not exist."""
     folders = sorted({Path(file).parent for file in used})
     files = [file for folder in folders if folder.is_dir() for file in sorted(folder.glob("*.txt"))]
     lost = [file for file in files if os.path.abspath(file) not in used and _is_labels(file)]
-    return [PictureBoxes.of(str(file.with_suffix("")), str(file), [], normalised=True) for file in lost]
+    return [PictureBoxes.of(str(file.with_suffix("")), str(file), [], normalized=True) for file in lost]

@@ -64,7 +64,7 @@ class Regression(Task):
         return [constant_targets(constant[0]).rstrip(".")] if constant else []
 
     def label_problems(self, values: Sequence[Any], class_names: Sequence[str], places: Sequence[str]) -> list[str]:
-        """Refuse labels that are no finite numbers."""
+        """Refuse labels that are not finite numbers."""
         wrong = list(zip(places, values, strict=True))
         width = len(_row(values[0])) if len(values) and _fits(values[0]) else 1
         other = [(place, value) for place, value in wrong if _fits(value) and len(_row(value)) != width]

@@ -24,10 +24,10 @@ class RegressionHead(Head):
     Served: ``value`` float32 [B, units].
 
     Attributes:
-        means: Of each value over the training examples; None for a last layer that works in the units of the labels,
-            as heads of earlier versions do. What the layer computes is multiplied by the spread and added to the mean.
+        means: Mean of each value over the training examples; None for a last layer in the units of the labels, as
+            heads of earlier versions have it. The layer output is multiplied by the spread and added to the mean.
         spreads: Standard deviation of each value over the training examples.
-        medians: Of each value over the training examples: a baseline for the mean absolute error.
+        medians: Median of each value over the training examples: a baseline for the mean absolute error.
     """
 
     needs_names: ClassVar[bool] = False

@@ -74,7 +74,7 @@ def read_class_table(path: Path) -> ClassTable:
     """Read class names, and colours if there are some.
 
     Args:
-        path: A text file with one class per line, ``name`` or ``name r g b`` or ``r g b name``, separated by blanks,
+        path: A text file with one class per line, ``name`` or ``name r g b`` or ``r g b name``, separated by spaces,
             commas, semicolons or colons; or a JSON file with a list of names, a mapping from names to colours, or a
             list of ``{"name": ..., "color": [r, g, b]}``. Lines that start with ``#`` are comments.
 

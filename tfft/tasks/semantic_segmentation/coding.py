@@ -45,7 +45,7 @@ class Coding:
     def by_colour(self, info: MaskInfo) -> bool:
         """Whether the colours of a mask are its classes, not its values.
 
-        A palette counts as colours if the class table knows all of them: programs that optimise PNG files number the
+        A palette counts as colours if the class table knows all of them: programs that optimize PNG files number the
         colours of each file anew.
         """
         if not self.colours:

@@ -168,7 +168,7 @@ class _Read:
 def load_masks(source: str | os.PathLike[str], **settings: Any) -> Splits[MaskedImages]:
     """Load images with masks and split them into training and validation examples.
 
-    Masks are PNG files with the names of their pictures: of values (grey or with a palette), where 255 means no label,
+    Masks are PNG files with the names of their images: of values (grey or with a palette), where 255 means no label,
     or of colours, where ``classes.txt`` has the colour of each class. :func:`find_parts` describes the folders,
     :func:`tfft.tasks.semantic_segmentation.class_table.read_class_table` the file with the classes.
 

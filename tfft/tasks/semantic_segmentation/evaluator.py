@@ -75,8 +75,8 @@ class SegmentationEvaluator(Evaluator):
         if not pixels:
             raise DataError("No pixel of the dataset has a label, so there is nothing to evaluate.")
         shown = true + found > 0
-        commonest = np.zeros_like(totals)
-        commonest[1], commonest[2, true.argmax()], commonest[0, true.argmax()] = true, pixels, true.max()
+        majority = np.zeros_like(totals)
+        majority[1], majority[2, true.argmax()], majority[0, true.argmax()] = true, pixels, true.max()
         iou = ious(totals)
         measures = {
             "mean_iou": mean_iou(totals),
@@ -94,7 +94,7 @@ class SegmentationEvaluator(Evaluator):
             accuracy=int(right.sum()) / pixels,
             interval=bootstrap_interval(pictures),
             metric="mean_iou",
-            majority_baseline=mean_iou(commonest),
+            majority_baseline=mean_iou(majority),
             per_class=tuple(class_rows(self.names, right, true, found)),
             confusion=self.confusion,
             measures=measures,
@@ -139,8 +139,8 @@ def _means(counts: np.ndarray) -> np.ndarray:
 def bootstrap_interval(pictures: np.ndarray) -> tuple[float, float]:
     """Return a 95 % interval of the mean IoU by a bootstrap over images (Efron, 1979).
 
-    Images are resampled, not pixels: neighbouring pixels are not independent. Frames of one video are not either, so
-    for these the interval is too narrow.
+    Images are resampled, not pixels: neighbouring pixels are not independent. Nor are frames of one video, for
+    which the interval is too narrow.
 
     Args:
         pictures: Pixels that are right, true and predicted, int [N, 3, C].

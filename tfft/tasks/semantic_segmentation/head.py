@@ -90,7 +90,7 @@ class SemanticSegmentationHead(Head):
         """Return the head with class weights from the pixels of training masks; given ones are kept.
 
         The weight of a class with the share p of all labelled pixels is ``1 / ln(1.1 + p)`` (Paszke et al., "ENet",
-        2016, with 1.02 in place of 1.1: weights of 1.4 to 10.5 here, of 1.4 to 50 there).
+        2016, with 1.02 instead of 1.1: weights of 1.4 to 10.5 here, of 1.4 to 50 there).
 
         Args:
             labels: Labels of :class:`tfft.tasks.semantic_segmentation.data.MaskedImages`, int32 [N, 1 + classes], or

@@ -38,16 +38,16 @@ def attach(head: Head, maps: Mapping[int, keras.KerasTensor], width: int) -> ker
         x = UpsampleLike(name=f"up_{stride}")(x, sides[stride])
         x = keras.layers.Add(name=f"add_{stride}")([x, sides[stride]])
         mix = keras.layers.SeparableConv2D(width, 3, padding="same", use_bias=False, name=f"mix_{stride}")
-        x = _normalised(mix(x), f"mix_{stride}")
+        x = _normalized(mix(x), f"mix_{stride}")
     x = keras.layers.Dropout(head.dropout, name=DROPOUT_LAYER)(x)
     return Logits(head, name=LOGITS_LAYER)(x)  # a Dense layer on the last axis: a 1 x 1 convolution
 
 
 def _lateral(feature_map: keras.KerasTensor, width: int, stride: int) -> keras.KerasTensor:
     layer = keras.layers.Conv2D(width, 1, use_bias=False, name=f"lateral_{stride}")
-    return _normalised(layer(feature_map), f"lateral_{stride}")
+    return _normalized(layer(feature_map), f"lateral_{stride}")
 
 
-def _normalised(tensor: keras.KerasTensor, name: str) -> keras.KerasTensor:
+def _normalized(tensor: keras.KerasTensor, name: str) -> keras.KerasTensor:
     normal = keras.layers.BatchNormalization(momentum=_MOMENTUM, name=f"{name}_norm")(tensor)
     return keras.layers.ReLU(name=f"{name}_relu")(normal)

@@ -42,7 +42,7 @@ def subsampled(labels: Any, logits: Any) -> tf.Tensor:
 class SegmentationLoss(keras.losses.Loss):
     """Weighted cross-entropy of pixels plus one minus the soft Dice coefficient of the classes.
 
-    For each picture: the mean cross-entropy of its labelled pixels, weighted by class, plus
+    For each image: the mean cross-entropy of its labelled pixels, weighted by class, plus
     ``1 - mean(2 * sum(p * t) / (sum(p) + sum(t)))`` over the classes that its mask shows, with probabilities p and
     one-hot labels t. Cross-entropy gives every pixel a gradient, and Dice makes small objects count (Milletari et al.,
     "V-Net", 2016; there with squares in the denominator). Both terms are computed image by image, so the loss of a

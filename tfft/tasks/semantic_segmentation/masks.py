@@ -37,7 +37,7 @@ class MaskInfo:
 
     Attributes:
         path: Path of the file.
-        reason: Reason why it is no mask, as the rest of a sentence; None if it is one.
+        reason: Reason why it is not a mask, as the rest of a sentence; None if it is one.
         size: Rows and columns.
         in_colour: Whether the pixels are colours (RGB), not values.
         codes: Values that occur, or colours as numbers (:func:`tfft.tasks.semantic_segmentation.class_table.code_of`),
@@ -166,7 +166,7 @@ class Masks:
         """Join the masks of the images in one view.
 
         Args:
-            placed: Masks of the images in the view, int32 [pictures, rows, columns], each in front of those before.
+            placed: Masks of the images in the view, int32 [images, rows, columns], each in front of those before.
             stride: Stride of the mask; of each cell the pixel in its middle is taken, as in the loss.
 
         Returns:

@@ -1,4 +1,4 @@
-"""Speech synthesis: a text in, the waveform of a voice that says it out."""
+"""Speech synthesis: from a text to the waveform of a voice that reads it."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def attach_texts(
         edges: As there.
 
     Raises:
-        BackboneError: If the backbone is no acoustic model, or no symbols are given.
+        BackboneError: If the backbone is not an acoustic model, or no symbols are given.
     """
     table = symbol_table(network)
     if table is None or not symbols:

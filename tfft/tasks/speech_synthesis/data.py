@@ -36,7 +36,7 @@ class SpokenTexts(Examples):
     """Texts and the clips of one speaker who says them.
 
     Attributes:
-        texts: Texts, or phonemes between blanks.
+        texts: Texts, or phonemes separated by spaces.
         store: Frames and durations of all clips that were loaded together, which are read on first use.
         positions: Positions of these clips in the store, int [N].
         labels: Number of symbols of each text, int32 [N]; the targets are read batch by batch.
@@ -145,9 +145,9 @@ def load_voice(source: Any, *, sample_rate: int | None = None, **settings: Any) 
     """Load the clips of one speaker with their texts, and split them.
 
     Args:
-        source: A folder in the form of LJSpeech (``metadata.csv`` with ``id|text|normalised``, ``wavs/``), or a table
-            with columns of clips and texts; a column ``phonemes`` (names between blanks) is used in place of the text,
-            and a column ``durations``, or a file ``.dur`` beside a clip, gives the seconds of each symbol.
+        source: A folder in the form of LJSpeech (``metadata.csv`` with ``id|text|normalized``, ``wavs/``), or a table
+            with columns of clips and texts; a column ``phonemes`` (names separated by spaces) replaces the text, and a
+            column ``durations``, or a file ``.dur`` beside a clip, gives the seconds of each symbol.
         sample_rate: Samples per second of the voice. Defaults to that of the clips.
         **settings: ``audio``, ``text``, ``root``, ``encoding``, ``delimiter`` of a table; ``validation``, ``seed`` and
             ``group``; ``store`` and ``progress``.

@@ -21,7 +21,7 @@ def split_texts(texts: tf.Tensor, separator: str, edges: bool) -> tf.RaggedTenso
 
     Args:
         texts: tf.string [B].
-        separator: ``""`` for the characters, in small letters; ``" "`` for names between blanks, such as phonemes.
+        separator: ``""`` for the characters, in lowercase; ``" "`` for names separated by spaces, such as phonemes.
         edges: Whether a symbol for silence comes at the beginning and at the end.
     """
     texts = tf.strings.strip(tf.strings.regex_replace(texts, r"\s+", " "))

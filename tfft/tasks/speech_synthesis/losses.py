@@ -58,7 +58,7 @@ class SpeechLoss(keras.losses.Loss):
 
 @keras.saving.register_keras_serializable(package="tfft")
 class MelCepstralDistortion(keras.metrics.Mean):
-    """Mean distance of cepstra in decibels (Kubichek, 1993), of the frames of a clip and then of clips.
+    """Mean distance of cepstra in decibels (Kubichek, 1993), over the frames of a clip and then over clips.
 
     The durations are those of the target. See :func:`cosine_transform`; analyses of other
     systems differ, so values compare only among models with the same frames.

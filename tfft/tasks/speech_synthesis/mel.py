@@ -1,7 +1,7 @@
 """Log-mel frames of waveforms, and back to magnitudes: :func:`log_mel_frames`, :func:`mel_to_linear`.
 
 Implementation notes: :func:`tfft.layers.log_mel.log_mel` measures a clip of fixed length against its own maximum, for
-images of it; a synthesiser needs levels that can be turned back into sound, and exactly one frame per step of
+images of it; a synthesizer needs levels that can be turned back into sound, and exactly one frame per step of
 samples, so that durations in frames add up to the length of a clip. Both share the mel scale and
 :class:`tfft.AudioSpec`.
 """

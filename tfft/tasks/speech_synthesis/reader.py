@@ -97,7 +97,7 @@ class SpokenText(Modality):
     # --- model
 
     def why_not(self, backbone: Backbone) -> str | None:
-        """Return the reason why a backbone is no acoustic model; None if it is one."""
+        """Return the reason why a backbone is not an acoustic model; None if it is one."""
         from tfft.backbones.voice import symbol_table
 
         if symbol_table(backbone.model) is not None:

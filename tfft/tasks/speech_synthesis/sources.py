@@ -20,7 +20,7 @@ from tfft.modalities.audio.decode import SUFFIXES
 
 METADATA, CLIPS, DURATIONS_SUFFIX = "metadata.csv", "wavs", ".dur"
 _AUDIO = ("audio", "file", "path", "wav", "clip", "filename")
-_TEXT = ("normalised", "normalized", "text", "sentence", "transcript")
+_TEXT = ("normalized", "normalised", "text", "sentence", "transcript")
 _PHONEMES, _DURATIONS, _SPEAKER = "phonemes", "durations", ("speaker", "speaker_id", "client_id")
 
 
@@ -30,7 +30,7 @@ class Row:
 
     Attributes:
         audio: Path of the clip.
-        text: Symbols: a text, or phonemes between blanks.
+        text: Symbols: a text, or phonemes separated by spaces.
         place: ``file:line``.
         durations: Seconds of each symbol; None if they are not given.
         speaker: Name of the speaker; None if not given.
@@ -66,7 +66,7 @@ def read_rows(source: Any, columns: Mapping[str, Any], problems: list[str]) -> R
     """Read the rows of a folder or a table.
 
     Args:
-        source: A folder with ``metadata.csv`` (``id|text`` or ``id|text|normalised``, no header) and ``wavs/``; or a
+        source: A folder with ``metadata.csv`` (``id|text`` or ``id|text|normalized``, no header) and ``wavs/``; or a
             table with a header and columns of clips and texts, or a DataFrame.
         columns: ``audio``, ``text``, ``root``, ``encoding`` and ``delimiter``, if given.
         problems: List to which a sentence is added for each row that cannot be used.
@@ -97,7 +97,7 @@ def _folder(folder: Path, columns: Mapping[str, Any], problems: list[str]) -> Ro
         inside = sorted(entry.name for entry in folder.iterdir())[:10]
         hint = did_you_mean(missing[0].rstrip("/"), inside)
         raise DataError(
-            f"Expected {METADATA} (id|text|normalised) and a folder {CLIPS} in {folder}. Missing: "
+            f"Expected {METADATA} (id|text|normalized) and a folder {CLIPS} in {folder}. Missing: "
             f"{join_names(missing)}.{hint} Received: {join_names(inside) or 'an empty folder'}. For a table elsewhere, "
             "give its path."
         )
@@ -113,7 +113,7 @@ def _folder(folder: Path, columns: Mapping[str, Any], problems: list[str]) -> Ro
         if not line.strip():
             continue
         if len(fields) not in (2, 3):
-            problems.append(f"{place}: expected id|text or id|text|normalised. Received: {len(fields)} fields")
+            problems.append(f"{place}: expected id|text or id|text|normalized. Received: {len(fields)} fields")
             continue
         if fields[0] in seen:
             problems.append(f"{place}: the id {fields[0]!r} is that of line {seen[fields[0]]} too: remove one of them")

@@ -81,7 +81,7 @@ class CachedStepper:
 class PrefixStepper:
     """Steps of any encoder-decoder of such blocks, which run the decoder on all tokens so far.
 
-    It encodes once. A step costs as much as the text is long, so long texts take a time that grows with the square.
+    It encodes once. The cost of a step grows with the length of the text, so that of a text grows with its square.
 
     Args:
         network: Model of the backbone: embeddings, encoder blocks and decoder blocks.

@@ -44,7 +44,7 @@ def learn_vocabulary(texts: Sequence[str], size: int) -> keras.layers.Layer:
 
     Args:
         texts: Training texts of both sides.
-        size: Number of tokens; fewer if the texts have not enough.
+        size: Number of tokens; fewer if the texts do not have enough.
 
     Returns:
         A tokenizer of KerasHub.

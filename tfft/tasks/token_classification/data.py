@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from tfft.data.batches import BatchOptions, assemble, on_cpu
 from tfft.data.examples import Splits
-from tfft.errors import DataError, PlanError, did_you_mean, join_names, raise_problems
+from tfft.errors import DataError, PlanError, did_you_mean, join_names, quantity, raise_problems
 from tfft.modalities.text.examples import TextExamples
 from tfft.specs import AudioSpec, InputSpec
 
@@ -35,7 +35,7 @@ _JSON = (".jsonl", ".json", ".ndjson")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TokenExamples(TextExamples):
-    """Sentences and the tags of their words; each text is its words joined by blanks.
+    """Sentences and the tags of their words; each text is its words joined by spaces.
 
     ``labels`` are int32 [N, W], W the number of words of the longest sentence: index into ``class_names``, -1 for
     padding. ``class_names`` are the tags, ``"O"`` first if present, then sorted.
@@ -112,7 +112,7 @@ def load_tagged(
 
     Use it for :func:`tfft.heads.token_classification`. A file is read by its ending: ``.jsonl``, ``.ndjson`` and
     ``.json`` hold one JSON object per line, with a list of words and one of tags; any other is in CoNLL columns: a
-    word and its tag on each line (the first column and the last, separated by tabs or blanks), an empty line behind
+    word and its tag on each line (the first column and the last, separated by tabs or spaces), an empty line behind
     each sentence, lines with ``-DOCSTART-`` left out.
 
     Args:
@@ -120,13 +120,13 @@ def load_tagged(
         words: Name of the list of words in JSON lines.
         tags: Name of the list of tags in JSON lines.
         validation: Share of the sentences to hold out, above 0 and below 1. The choice is by a hash of the words, so
-            a sentence that comes twice is not on both sides; sentences with a tag that no other has are not held
-            out. Of no effect where there are two files.
+            a sentence that occurs twice is not on both sides; sentences with a tag that no other has are not held
+            out. Has no effect if there are two files.
         seed: Picks another draw.
 
     Raises:
-        DataError: Listing, with their lines, sentences with another number of tags than words, without words, with
-            words that are empty or hold blanks, and tags that only validation has.
+        DataError: Listing, with their lines, sentences with unequal numbers of words and tags, without words, with
+            words that are empty or contain spaces, and tags that only validation has.
 
     Example:
         >>> data = load_tagged({"train": "train.conll", "validation": "dev.conll"})
@@ -237,7 +237,7 @@ def _json_rows(
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            problems.append(f"{where}: no JSON ({error.msg} at column {error.colno}); expected one object per line")
+            problems.append(f"{where}: not JSON ({error.msg} at column {error.colno}); expected one object per line")
             continue
         names = list(row) if isinstance(row, dict) else []
         missing = [name for name in (words, tags) if name not in names]
@@ -286,7 +286,7 @@ def _faults(words: Any, tags: Any) -> list[str]:
         if isinstance(values, str) or not isinstance(values, Sequence) or not all(isinstance(v, str) for v in values):
             return [f"the {what} must be a list of str, received {values!r:.60}"]
     if len(words) != len(tags):
-        return [f"{len(words)} words, but {len(tags)} tags"]
+        return [f"{quantity(len(words), 'word')}, but {quantity(len(tags), 'tag')}"]
     if not words:
         return ["a sentence without words"]
     faults = [f"word {i + 1} is empty" for i, word in enumerate(words) if not word]
@@ -334,10 +334,9 @@ def _notes(sentences: list[_Sentence], what: str) -> list[str]:
     broken = [place for sentence in sentences for place in _loose(sentence)]
     if not broken:
         return []
-    return [
-        f"I- tags that do not follow a word of the same type, in the {what} sentences: {len(broken)}, the first: "
-        f"{broken[0]}. They are read as the beginning of an entity."
-    ]
+    verb = "does" if len(broken) == 1 else "do"
+    found = f"{quantity(len(broken), 'I- tag')} in the {what} sentences {verb} not follow"
+    return [f"{found} a word of the same type, the first: {broken[0]}. Each is read as the beginning of an entity."]
 
 
 def _loose(sentence: _Sentence) -> Iterable[str]:

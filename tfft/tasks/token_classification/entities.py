@@ -37,7 +37,7 @@ def entities(tags: Sequence[str], *, prefixed: bool | None = None) -> list[Entit
     touch are then one; only prefixes can tell them apart.
 
     Args:
-        tags: Of the words, in order; ``""`` is the same as ``"O"``.
+        tags: Tags of the words, in order; ``""`` is the same as ``"O"``.
         prefixed: Whether the tags have prefixes; None: if all of them but ``"O"`` have.
 
     Returns:

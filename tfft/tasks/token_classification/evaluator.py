@@ -21,7 +21,7 @@ class TagEvaluator(Evaluator):
     only words are.
 
     Args:
-        head: Whose classes are the tags.
+        head: Head whose classes are the tags.
     """
 
     def __init__(self, head: Head) -> None:

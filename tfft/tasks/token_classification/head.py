@@ -67,7 +67,7 @@ def token_classification(
 ) -> TokenClassificationHead:
     """Create a head for one of several tags per word of a sentence, such as entities or parts of speech.
 
-    The model takes sentences whose words are separated by blanks. The first token of a word decides its tag. The model
+    The model takes sentences whose words are separated by spaces. The first token of a word decides its tag. The model
     does not see words behind the end of what the backbone can take: training leaves them out, and the answer is
     ``"O"`` where there is such a tag, and ``""`` where there is none.
 

@@ -133,7 +133,7 @@ class Transcription(Task):
         )  # fmt: skip
 
     def join_parts(self, rows: Sequence[Mapping[str, Any]], class_names: Sequence[str]) -> dict[str, Any]:
-        """Return the texts of consecutive parts, between blanks if the alphabet has one, and their mean score.
+        """Return the texts of consecutive parts, joined by spaces if the alphabet has one, and their mean score.
 
         The mean is geometric, as that of the frames of a part is.
         """
@@ -165,9 +165,9 @@ class Transcription(Task):
         return encode(texts, range(blank))  # type: ignore[arg-type]
 
     def score_served(self, head: Head, outputs: Mapping[str, np.ndarray], labels: np.ndarray) -> Mapping[str, float]:
-        """Return the character error rate of the served texts, where it must be that of the metric."""
+        """Return the character error rate of the served texts, where it must equal the metric."""
         names = head.class_names or ()
-        if " " in names or getattr(head, "beam_width", 1) > 1:  # blanks are stripped, and the metric decodes greedily
+        if " " in names or getattr(head, "beam_width", 1) > 1:  # spaces are stripped, and the metric decodes greedily
             return {}
         import jiwer
 

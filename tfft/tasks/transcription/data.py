@@ -284,12 +284,12 @@ def _read(source: Any, columns: Columns, normal: Normalization, waves: AudioOpti
 
 
 def _notes(found: _Found, spec: AudioSpec) -> list[str]:
-    """Return remarks on recordings with hardly any sound and on those of other sample rates, with their lines."""
+    """Return remarks on recordings that are almost silent and on those of other sample rates, with their lines."""
     notes = []
     quiet = [at for at, fact in enumerate(found.facts) if fact.peak < _QUIET]
     if quiet:
         where = join_names([found.rows.places[at] for at in quiet], limit=_PLACES)
-        sound = in_number(f"{len(quiet)} recordings have hardly any signal")
+        sound = in_number(f"{len(quiet)} recordings are almost silent")
         notes.append(
             f"{sound} (at most {_QUIET:.0%} of full scale): {where}. Listen to them, and remove these rows if they "
             "contain no speech"

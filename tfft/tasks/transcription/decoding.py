@@ -57,7 +57,7 @@ def characters_of(labels: tf.Tensor, blank: tf.Tensor | int, *, strange: bool) -
     """Return the numbers of characters in labels [B, L], int32 [B, any], without padding and other marks.
 
     Args:
-        labels: Labels, int; below 0 for anything that is no character, ``blank`` for a character outside of the
+        labels: Labels, int; below 0 for anything that is not a character, ``blank`` for a character outside of the
             alphabet.
         blank: Number of the blank.
         strange: Whether characters outside of the alphabet stay.

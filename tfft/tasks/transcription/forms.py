@@ -88,7 +88,7 @@ def read_source(source: Any, columns: Columns) -> Rows:
     """
     if not isinstance(source, (str, os.PathLike)):
         if not hasattr(source, "itertuples"):
-            raise DataError(f"{_EXPECTED} Received: a {type(source).__name__}.")
+            raise DataError(f"{_EXPECTED} Received: {type(source).__name__}.")
         return _from_table(read_table(source), Path(), columns)
     path = Path(source).expanduser()
     if not path.exists():

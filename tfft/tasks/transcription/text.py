@@ -28,7 +28,7 @@ _SHOWN = 12
 class Normalization:
     """How transcripts are written before a model learns them, or is measured on them.
 
-    Text is always in Unicode NFC, with single blanks between words and none at the ends.
+    Text is always in Unicode NFC, with single spaces between words and none at the ends.
 
     Attributes:
         letter_case: ``"lower"`` for lowercase, ``"keep"`` for case as written.
@@ -70,7 +70,7 @@ class Normalization:
 
 
 def _kept(text: str, at: int) -> str:
-    """Return a character of a text without punctuation: itself, or a blank for a mark."""
+    """Return a character of a text without punctuation: itself, or a space for a mark."""
     one = text[at]
     if one == "'" and 0 < at < len(text) - 1 and text[at - 1].isalnum() and text[at + 1].isalnum():
         return one
@@ -78,7 +78,7 @@ def _kept(text: str, at: int) -> str:
 
 
 def alphabet(texts: Sequence[str]) -> tuple[str, ...]:
-    """Return the characters that occur in texts, sorted; the blank is first."""
+    """Return the characters that occur in texts, sorted; the space is first."""
     return tuple(sorted({character for text in texts for character in text}))
 
 

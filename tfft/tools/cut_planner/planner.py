@@ -36,12 +36,12 @@ class Cut:
     """Possible cut of a model: the frozen prefix in front of it, the trainable suffix behind it.
 
     Attributes:
-        block: That ends the prefix; ``"(pixels)"`` or ``"(pieces)"`` in front of the first one, where nothing is
+        block: Block that ends the prefix; ``"(pixels)"`` or ``"(tokens)"`` in front of the first one, where nothing is
             frozen.
         crossing: Shape of one example and type of each tensor that crosses the cut.
         example_bytes: Size of that.
         bytes: Size for all examples.
-        fits: Whether the disk has room for it.
+        fits: Whether it fits on the disk.
         flops_before: In front of the cut, per example: two for each multiply-add.
         flops_behind: Behind it.
         seconds_cached: Expected with features computed once, when all blocks behind the cut train; None
@@ -49,8 +49,8 @@ class Cut:
         seconds_uncached: The same when every epoch runs the whole model.
         seconds_now: Expected with features from this cut, for what trains now; None where that does not
             allow the cut.
-        prefix_seconds: Of that, once for each example: reading it and computing what is in front of the cut.
-        start_seconds: Of that, once: opening the engine, tracing, and what ``fit`` takes for itself.
+        prefix_seconds: Part of that, once for each example: reading it and computing what is in front of the cut.
+        start_seconds: Part of that, once: opening the engine, tracing, and what ``fit`` takes for itself.
         refused: Why :func:`tfft.features.split_frozen` would not cut here now, or empty.
     """
 
@@ -80,17 +80,17 @@ class CutPlan:
 
     Attributes:
         model: Name of the model.
-        examples: How many.
-        epochs: How many.
-        batch_size: Of training.
-        dtype: Of the features.
+        examples: Number of examples.
+        epochs: Number of epochs.
+        batch_size: Examples per batch in training.
+        dtype: Type of the features.
         cuts: Every place to cut, from the front to the end.
         latest: Name of the last block that the prefix may end with while what trains now trains, or None.
         choice: Name of the block to cut at: of those allowed the one of the least expected time that fits on
             the disk; None where there is none.
         seconds_uncached: Expected for what trains now, without features.
-        folder: Of the cache.
-        basis: Where the seconds are from.
+        folder: Folder of the cache.
+        basis: Origin of the seconds.
         notes: What was assumed, one sentence each.
     """
 
@@ -192,27 +192,26 @@ def plan_cut(
     """Estimate the cost and the savings of features for each cut of a model, and choose one.
 
     Use it before :func:`tfft.unfreeze` to see what training more blocks costs, and after it to see whether
-    :func:`tfft.features.split_frozen` and :func:`tfft.features.extract` pay. Nothing in the model is changed.
+    :func:`tfft.features.split_frozen` and :func:`tfft.features.extract` are worthwhile. Nothing in the model changes.
 
     With N examples and E epochs, training on features costs N times the prefix and E N times a training step
-    of the suffix, without them E N times both; reading, converting the prefix and tracing are added.
+    of the suffix; without them, E N times both. Reading, converting the prefix and tracing are added.
 
-    Measured are, on one batch of the data, or of random numbers where only a number is given: the forward pass
-    of each block and of the whole model in TensorFlow (the blocks are scaled so that their sum is the whole);
-    the engine of ``extract`` on the prefix of the latest cut allowed, whose ratio to TensorFlow is taken for
-    all prefixes; Adam's step for what is behind the last block, and behind the latest cut allowed or, where
-    those are the same, behind half of the FLOP. The steps of other suffixes lie on the straight line through
-    these two over the FLOP behind the cut. Steps are measured in inference mode and write to copies.
+    These are measured on one batch of the data, or of random numbers if only a number is given: the forward pass of
+    each block and of the whole model in TensorFlow; the engine of ``extract`` on the prefix of the latest cut allowed,
+    whose ratio to TensorFlow is used for all prefixes; Adam's step of two suffixes, behind the last block and behind
+    the latest cut allowed (or half of the FLOP, if those are the same). Steps of other suffixes are interpolated
+    linearly by the FLOP behind the cut. Steps are measured in inference mode and write to copies.
 
     Args:
-        model: From :func:`tfft.build`, with or without :func:`tfft.unfreeze`.
+        model: Model from :func:`tfft.build`, with or without :func:`tfft.unfreeze`.
         dataset: Anything that :func:`tfft.features.extract` takes, or the number of examples.
-        epochs: For which the suffix will train.
-        batch_size: Of training.
+        epochs: Number of epochs for which the suffix will train.
+        batch_size: Examples per batch in training.
         measure: True measures, which takes as long as some training steps and a conversion. False takes the
             rate of one matrix product for everything, three forward passes for a training step, and nothing
             else: too low, but quick. A number is such a rate in FLOP per second.
-        dtype: Of the features.
+        dtype: Type of the features.
         ignore_dropout: As in :func:`tfft.features.split_frozen`.
 
     Returns:
@@ -355,7 +354,7 @@ def _random(staged: Staged, count: int) -> list[np.ndarray]:
         if None in shape or kind is None:
             raise PlanError(
                 f"How large the inputs of the model are is not known from their number: {tensor.name} has the shape "
-                f"{shape} and the type {tensor.dtype}. Pass the examples in place of their number."
+                f"{shape} and the type {tensor.dtype}. Pass the examples instead of their number."
             )
         made.append((generator.random((count, *shape)) if kind.kind == "f" else np.ones((count, *shape))).astype(kind))
     return made

@@ -87,10 +87,10 @@ def measured(
 
     Args:
         model: The whole.
-        pieces: Of it.
+        pieces: Its pieces.
         look: At them.
         staged: The whole model, from :func:`tfft.features.engines.stage`.
-        source: Of examples, or None where only their number is known.
+        source: Source of examples, or None where only their number is known.
         arrays: What crosses the first cut, in its order, for one batch.
     """
     count, cuts = len(arrays[0]), range(len(pieces.cuts))

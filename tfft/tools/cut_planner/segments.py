@@ -21,7 +21,7 @@ from tfft.features.functional_graph import Step, ancestors, descendants, divide,
 from tfft.keras_compat import flatten_layers, with_constants
 from tfft.layers.raw_input import RawInput
 
-FRONT, PIECES = "(pixels)", "(pieces)"  # the cut in front of the first block; no block has such a name
+FRONT, TOKENS = "(pixels)", "(tokens)"  # the cut in front of the first block; no block has such a name
 # What stays in a graph that was made flat where there are loops.
 _LOOPS = {"While", "StatelessWhile", "LoopCond", "PartitionedCall", "StatefulPartitionedCall"}
 
@@ -47,7 +47,7 @@ class Pieces:
 
     Attributes:
         flat: The whole model, from :func:`tfft.features.functional_graph.flatten`.
-        cuts: Names: :data:`FRONT`, or :data:`PIECES` of texts, then the blocks, each of which ends a prefix.
+        cuts: Names: :data:`FRONT`, or :data:`TOKENS` of texts, then the blocks, each of which ends a prefix.
         refused: For each cut why :func:`tfft.features.split_frozen` would not make it, or an empty string.
         crossing: For each cut the tensors of the flat model that a suffix starts from.
         pieces: From each cut to the next, the last one from the last cut to the end.
@@ -99,7 +99,7 @@ def take_apart(model: keras.Model, *, ignore_dropout: bool = False) -> Pieces:
     steps = steps_of(flat)
     raw = [s for s in steps if isinstance(s.operation, RawInput)]
     texts = any(s.operation.mask is not None for s in raw)
-    inside, refused = [ancestors(steps, raw)], ["only pieces" if texts else "only pixels"]
+    inside, refused = [ancestors(steps, raw)], ["only tokens" if texts else "only pixels"]
     for end in range(1, len(blocks) + 1):
         keys, why = _in_front(model, flat, steps, blocks[:end], ignore_dropout)
         inside.append(keys | inside[0])
@@ -107,7 +107,7 @@ def take_apart(model: keras.Model, *, ignore_dropout: bool = False) -> Pieces:
     crossing = [_crossing(flat, steps, keys) for keys in inside]
     ends = [*crossing[1:], tuple(flat.outputs)]
     pieces = [_piece(flat, ends[k], keys) for k, keys in enumerate(inside)]
-    names = (PIECES if texts else FRONT, *(block.name for block in blocks))
+    names = (TOKENS if texts else FRONT, *(block.name for block in blocks))
     return Pieces(flat, names, tuple(refused), tuple(crossing), tuple(pieces), tuple(inside))
 
 
@@ -179,7 +179,7 @@ def look_at(pieces: Pieces, arrays: Sequence[np.ndarray]) -> Look:
     """Run the pieces one after the other on the first of some examples.
 
     Args:
-        pieces: From :func:`take_apart`.
+        pieces: Pieces from :func:`take_apart`.
         arrays: What crosses the first cut, in its order.
     """
     functions: list[tf.types.experimental.ConcreteFunction | None] = []
@@ -205,8 +205,8 @@ def walk(
     """Yield for each cut its position and what crosses it, by the identity of the flat model's tensors.
 
     Args:
-        pieces: From :func:`take_apart`.
-        functions: Of the pieces; each is asked for after its cut was yielded.
+        pieces: Pieces from :func:`take_apart`.
+        functions: Functions of the pieces; each is asked for after its cut was yielded.
         arrays: What crosses the first cut, in its order.
     """
     known = {id(t): tf.constant(a) for t, a in zip(pieces.crossing[0], arrays, strict=True)}
