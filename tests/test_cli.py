@@ -197,7 +197,13 @@ def test_wrong_settings_exit_2_with_a_sentence_and_write_nothing(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["trian"], "unknown command 'trian'. Did you mean 'train'?"),
+        (["trian"], "unknown command: 'trian'. Did you mean 'train'?"),
+        (
+            ["train", "x", "--out", "y", "--resize", "croped"],
+            "unknown value of --resize: 'croped'. Did you mean 'crop'?",
+        ),
+        (["train", "x", "--out", "y", "--drop-out", "0"], "unknown option --drop-out. Did you mean '--dropout'"),
+        (["check", "x", "y"], "usage: tfft check [OPTIONS] DATA\ntfft: error: unexpected argument: y."),
         (["train", "data"], "--out"),
         (["train", "data", "--out", "x", "--epochs", "-3"], "expected an integer"),
         (["train", "data", "--out", "x", "--batch-size", "0"], "expected an integer"),

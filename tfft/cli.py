@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
@@ -57,10 +58,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    options = parser().parse_args(arguments)
+    top = parser()
+    options, unknown = top.parse_known_args(arguments)
     if options.command is None:
-        parser().print_help()
+        top.print_help()
         return SUCCESS
+    if unknown:
+        options.parser.refuse(unknown)
     if arguments is None:  # the process is a command, and not the program of somebody else
         advise_memory()
     try:
@@ -89,11 +93,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        if "invalid choice" in message and "list|clear" not in message:
-            word = message.split("invalid choice: ")[1].split(" ")[0].strip("'")
-            message = f"unknown command {word!r}.{did_you_mean(word, _COMMANDS)} Commands: {join_names(_COMMANDS)}."
+        if found := _WRONG_CHOICE.match(message):
+            argument, word, choices = found.groups()
+            known = [choice.strip("'") for choice in choices.split(", ")]
+            what, title = ("command", "Commands") if argument == "COMMAND" else (f"value of {argument}", "Values")
+            message = f"unknown {what}: {word!r}.{did_you_mean(word, known)} {title}: {join_names(known)}."
         self.print_usage(sys.stderr)
         self.exit(_WRONG_INPUT, f"tfft: error: {message}\n")
+
+    def refuse(self, unknown: Sequence[str]) -> NoReturn:
+        """Report arguments that are none of the command."""
+        known = set(_OPTION.findall(self.format_help()))
+        options = [word.partition("=")[0] for word in unknown if word.startswith("-")]
+        said = [f"unknown option {word}.{did_you_mean(word, known)}" for word in options]
+        self.error(" ".join(said) or f"unexpected argument: {join_names(unknown)}.")
+
+    def shorten_usage(self) -> None:
+        """Leave the options out of the usage, which lists them below, or in the help."""
+        needed = _OPTIONAL.sub("", " ".join(self.format_usage().split()).removeprefix(f"usage: {self.prog}"))
+        self.usage = " ".join([self.prog, "[OPTIONS]", *needed.split()])
+
+
+_WRONG_CHOICE = re.compile(r"argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)$")
+_OPTION = re.compile(r"(?<!\S)--[a-z][a-z-]*")
+_OPTIONAL = re.compile(r"\[-(?:[^][]|\[[^]]*\])*\]")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -104,8 +127,9 @@ def parser() -> argparse.ArgumentParser:
     for name, command in _COMMANDS.items():
         summary = command.SUMMARY
         own = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
-        own.set_defaults(run=command.run, json=False)
+        own.set_defaults(run=command.run, parser=own, json=False)
         command.add_arguments(own)
+        own.shorten_usage()
     return top
 
 
