@@ -206,6 +206,31 @@ def test_given_parts_are_kept(tmp_path, detection, make):  # noqa: F811
         assert {os.path.dirname(path) for path in tested.paths} == {splits.test_folder}
 
 
+def test_the_test_images_of_voc_lists_are_measured_alone(tmp_path, detection):  # noqa: F811
+    given_sets(tmp_path)
+    lists = tmp_path / "ImageSets" / "Main"
+    (lists / "test.txt").write_text((lists / "val.txt").read_text())
+    (lists / "val.txt").write_text(f"{GIVEN[0][0].removesuffix('.png')}\n")
+    (lists / "train.txt").write_text("".join(f"{name.removesuffix('.png')}\n" for name in GIVEN[0][1:]))
+    splits = load(tmp_path, task="object_detection")
+    assert splits.test_folder == str(lists / "test.txt")
+    tested = read_boxes(splits.test_folder, splits.class_names)
+    assert sorted(map(os.path.basename, tested.paths)) == GIVEN[1]
+    assert read_annotations(lists / "train.txt").form == "Pascal VOC"
+
+
+def test_the_test_folder_of_a_yolo_folder_has_the_names_of_its_description(tmp_path, detection):  # noqa: F811
+    for folder, names in (("train", GIVEN[0]), ("valid", GIVEN[1]), ("test", GIVEN[1])):
+        pictures(tmp_path / folder / "images", names)
+        write_yolo(tmp_path / folder / "labels", names=names)
+    content = {"train": "../train/images", "val": "../valid/images", "test": "../test/images", "names": list(NAMES)}
+    (tmp_path / "data.yaml").write_text(yaml.safe_dump(content))
+    splits = load(tmp_path, task="object_detection")
+    assert splits.test_folder == str(tmp_path / "test")
+    tested = read_boxes(splits.test_folder, splits.class_names)
+    assert np.array_equal(tested.labels, splits.validation.labels[:, : tested.labels.shape[1]])
+
+
 def test_a_drawn_split_depends_on_names_and_keeps_duplicates_together(tmp_path):
     names = [f"{at}.png" for at in range(20)]
     pictures(tmp_path, names)

@@ -12,6 +12,7 @@ import functools
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -40,6 +41,7 @@ from tfft.tasks.object_detection.annotations import (
 )
 from tfft.tasks.object_detection.box_report import BoxReport
 from tfft.tasks.object_detection.formats import raise_faults, read_annotations
+from tfft.tasks.object_detection.voc import test_list
 
 TASK = "object_detection"
 _SYSTEMATIC = 0.1  # of the images: faults in more of them have one cause
@@ -167,8 +169,9 @@ def _test_folder(source: Any, annotations: Annotations) -> str | None:
     """Return the folder of the test part, if the part has one of its own."""
     if not isinstance(source, (str, os.PathLike)) or all(one.part != "test" for one in annotations.pictures):
         return None
-    folder = os.path.join(os.path.expanduser(source), "test")
-    return folder if os.path.isdir(folder) else None
+    folder = Path(source).expanduser()
+    listed = test_list(folder)
+    return str(folder / "test") if (folder / "test").is_dir() else None if listed is None else str(listed)
 
 
 def read_boxes(

@@ -35,7 +35,10 @@ _SIDES = ("ymin", "xmin", "ymax", "xmax")
 
 
 def find_voc(source: Path) -> list[tuple[str, Path]]:
-    """Return the folders of a folder that hold ``.xml`` files, with their parts."""
+    """Return the folders of a folder that hold ``.xml`` files, with their parts; a list of images as it is."""
+    if source.is_file():
+        root = _root_of(source)
+        return [("", source)] if root is not None and find_voc(root) else []
     if not source.is_dir():
         return []
     parts = [(part, folder) for part, folder in part_folders(source) if _files_in(folder)]
@@ -56,26 +59,32 @@ def read_voc(
     """Read folders of VOC files.
 
     Args:
-        folders: Part and path of each.
+        folders: Part and path of each; or the list of some images, ``ImageSets/Main/test.txt``.
         images: Folder of the images; None looks beside the files.
         problems: List to which a sentence is added for everything that cannot be used.
     """
     pictures: list[PictureBoxes] = []
     notes: list[str] = []
+    source, chosen = folders[0][1], None
+    if (root := _root_of(source)) is not None:
+        folders, chosen = find_voc(root), _listed(source)
     for part, folder in folders:
-        trees = [(file, tree) for file in _files_in(folder) if (tree := _tree(file, problems)) is not None]
+        files = [file for file in _files_in(folder) if chosen is None or file.stem in chosen]
+        trees = [(file, tree) for file in files if (tree := _tree(file, problems)) is not None]
         names = [_image_name(file, tree) for file, tree in trees]
         place = choose_folder(images, beside(folder, part), names, str(folder))
-        listed = _listed_parts(folder.parent, {file.stem for file, _ in trees}, problems) if not part else {}
+        listed = (
+            _listed_parts(folder.parent, {file.stem for file, _ in trees}, problems) if not part and not chosen else {}
+        )
         for (file, tree), name in zip(trees, names, strict=True):
             own = listed.get(file.stem, "unlisted") if listed else part
             if (picture := _picture(file, tree, name, place, own, problems)) is not None:
                 pictures.append(picture)
-        notes += _unannotated(place, pictures)
+        notes += _unannotated(place, pictures) if chosen is None else []
     if left := sum(one.part == "unlisted" for one in pictures):
         notes.append(f"{left} annotated images are in neither train.txt nor val.txt and are left out.")
     pictures = [one for one in pictures if one.part != "unlisted"]
-    return Annotations("Pascal VOC", str(folders[0][1]), tuple(_from_zero(pictures, notes)), (), tuple(notes))
+    return Annotations("Pascal VOC", str(source), tuple(_from_zero(pictures, notes)), (), tuple(notes))
 
 
 def _tree(file: Path, problems: list[str]) -> ElementTree.Element | None:
@@ -126,6 +135,25 @@ def _from_zero(pictures: Sequence[PictureBoxes], notes: list[str]) -> Sequence[P
     for one in corners:
         one.boxes[:, :2] -= 1
     return pictures
+
+
+def test_list(source: Path) -> Path | None:
+    """Return the list of the test images of a VOC folder; None without."""
+    places = (source / "ImageSets" / "Main", source / "ImageSets")
+    return next((folder / "test.txt" for folder in places if (folder / "test.txt").is_file()), None)
+
+
+def _root_of(file: Path) -> Path | None:
+    """Return the VOC folder of a list of its images, such as ``ImageSets/Main/test.txt``; None for other files."""
+    if file.suffix.lower() != ".txt" or not file.is_file():
+        return None
+    return next((folder.parent for folder in file.parents[:2] if folder.name == "ImageSets"), None)
+
+
+def _listed(file: Path) -> set[str]:
+    """Return the names in a list of images, with and without suffix."""
+    names = [Path(line.strip()).name for line in file.read_text("utf-8-sig", "replace").splitlines() if line.strip()]
+    return {each for name in names for each in (name, os.path.splitext(name)[0])}
 
 
 def _listed_parts(root: Path, stems: set[str], problems: list[str]) -> dict[str, str]:

@@ -111,7 +111,7 @@ def _described(file: Path) -> dict[str, Any]:
 
 
 def _class_names(root: Path, described: dict[str, Any]) -> tuple[str, ...]:
-    names = described.get("names")
+    names = described.get("names", _names_above(root))
     if isinstance(names, dict):
         numbers = range(max((key for key in names if isinstance(key, int)), default=-1) + 1)
         names = [names.get(number, number) for number in numbers] if len(numbers) <= _CLASSES else None
@@ -123,6 +123,12 @@ def _class_names(root: Path, described: dict[str, Any]) -> tuple[str, ...]:
     files = [folder / name for folder in (root, root / "labels") for name in _NAMES]
     file = next((file for file in files if file.is_file()), None)
     return () if file is None else _lines(file)
+
+
+def _names_above(root: Path) -> Any:
+    """Return the names in the ``data.yaml`` beside a folder, whose part it may be, such as ``test/``; None without."""
+    files = [file for pattern in ("*.yaml", "*.yml") for file in sorted(root.parent.glob(pattern)) if _describes(file)]
+    return _described(files[0])["names"] if files and (root / "labels").is_dir() else None
 
 
 def _lines(file: Path) -> tuple[str, ...]:
