@@ -187,6 +187,13 @@ def test_pairs_that_teach_the_wrong_thing_are_found_with_their_places():
     assert "pairs have the target 'TODO'" in found["filler"].message
 
 
+def test_summaries_of_texts_of_any_length_are_not_uneven():
+    draw = np.random.default_rng(0)
+    sources = [" ".join(draw.choice(list(WORDS), size)) for size in np.geomspace(20, 1500, 200).astype(int)]
+    targets = [" ".join(draw.choice(list(WORDS.values()), 12)) for _ in range(200)]
+    assert "uneven" not in {each.kind for each in check_splits(load_pairs((sources, targets))).findings}
+
+
 def test_texts_without_spaces_are_scored_by_their_characters():
     targets = ["这是一个测试句子。", "今天天气很好。", "我喜欢学习语言。"]
     written = ["这是一个测试的句子。", "今天天气好。", "我喜欢学语言。"]

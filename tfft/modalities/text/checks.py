@@ -55,6 +55,9 @@ def _findings(
     ]
     yield from _repeats(rows)
     yield from spelling_findings([(place, text) for _, place, text, _ in rows])
+    long = [Item(place) for _, place, text, _ in rows if len(text) > _LONG]
+    words = f"texts are longer than {_LONG:,} characters"
+    yield from counted(long, "long-text", "warning", words, "only the beginning is used; split them")
     yield from similar_names(splits.class_names)
     if registry.task(splits.task).exclusive_classes:
         total = Counter(counts["train"]) + Counter(counts["validation"])
@@ -94,15 +97,13 @@ def _repeats(rows: Sequence[tuple[str, str, str, Any]]) -> Iterator[Finding]:
 
 
 def spelling_findings(rows: Sequence[tuple[str, str]]) -> Iterator[Finding]:
-    """Yield findings about texts that are empty, very long, wrongly decoded or full of markup.
+    """Yield findings about texts that are empty, wrongly decoded or full of markup.
 
     Args:
         rows: Place and text of each example.
     """
     looks: tuple[tuple[str, Level, str, str, Callable[[str], Any]], ...] = (
         ("empty-text", "warning", "texts have no visible character", "remove them", lambda t: not t.strip()),
-        ("long-text", "warning", f"texts are longer than {_LONG:,} characters",
-         "only the beginning is used; split them", lambda t: len(t) > _LONG),
         ("mojibake", "warning", "texts look like UTF-8 that was read as another encoding (Ã© for é)",
          "read the source again with encoding='utf-8'", _MOJIBAKE.search),
         ("replaced", "warning", "texts have � where a character was lost", "read the source in its own encoding",

@@ -24,6 +24,7 @@ _SHOWN = 5
 _COMMON, _SURE = 3, 4.0  # least count of a word, and log-odds of each side, for a swapped pair
 _LONG, _LONGER = 200, 10  # words of a text, and times the median, from which it is much longer than the others
 _UNEVEN, _SOME = 5, 10  # times the usual ratio of words, and words of the longer side, of sides that may not match
+_SPREAD = 6  # times the median distance to the usual ratio
 _FILLER = 0.1  # share of the pairs with one target, from which it may be a filler such as "TODO"
 
 
@@ -114,7 +115,9 @@ def pair_findings(splits: Splits[PairExamples]) -> Iterator[Finding]:
 def _uneven(lengths: np.ndarray, places: Sequence[str]) -> Iterator[Finding]:
     """Yield a finding about sides whose ratio of words, int [2, N], is far from the usual one."""
     ratios = np.log(np.maximum(lengths[1], 1) / np.maximum(lengths[0], 1))
-    far = (np.abs(ratios - np.median(ratios)) > np.log(_UNEVEN)) & (lengths.max(axis=0) >= _SOME)
+    distance = np.abs(ratios - np.median(ratios))
+    usual = np.median(distance)  # large for summaries, whose sources are of any length
+    far = (distance > max(np.log(_UNEVEN), _SPREAD * usual)) & (lengths.max(axis=0) >= _SOME)
     odd = [Item(places[at], f"has {lengths[0][at]} and {lengths[1][at]} words") for at in np.flatnonzero(far).tolist()]
     words = "pairs have sides of very different length"
     yield from counted(odd, "uneven", "warning", words, "check whether their sides belong together")
