@@ -370,7 +370,7 @@ def test_a_validation_dataset_of_another_form_is_brought_to_that_of_the_training
         ),
         (ready(labels=(0, -1, 2, 1)), "Received: -1 to 2"),
         (ready(change=lambda data: data.take(0)), "validation dataset is empty"),
-        (ready(change=lambda data: data.repeat()), "never ends"),
+        (ready(change=lambda data: data.repeat()), "repeats without end"),
         (ready(np.full((4, 16, 16, 3), 0.5)), "validation dataset cannot be used: pixels must be in 0 to 255.*by 255"),
     ],
 )
