@@ -20,7 +20,7 @@ import tensorflow as tf
 from tfft.freezing.weight_values import restored
 
 _LEAST_SHARE = 1 / 8  # of a step on a GPU, after what starting its operations takes
-_LONG = 2.0  # seconds of a trial that is long enough to tell the rest
+_LONG, _TOO_LONG = 2.0, 6.0  # seconds of a trial that is long enough to tell the rest, and that no other follows
 _TRACED = 32  # eager updates of the optimizer in the time that tracing and compiling a step takes
 
 
@@ -81,13 +81,14 @@ def _of_batch(
     """Return the seconds of a batch, given those of a few examples.
 
     Starting many small operations takes long, and as long for every batch size. So the examples are doubled until they
-    take long enough, and what is missing follows from the last doubling.
+    take long enough, at least once unless that takes too long, and what is missing follows from the last doubling.
     """
     count, seconds = known
-    slope = seconds / count
-    while count < size and seconds < _LONG:
+    slope, limit = seconds / count, _TOO_LONG
+    while count < size and seconds < limit:
         more = size if slope * size < _LONG else min(2 * count, size)
-        took = min(_timed(model, _first(batch, more), loss)[0] for _ in range(2))
+        took = min(_timed(model, _first(batch, more), loss)[0] for _ in range(2 if seconds < _LONG else 1))
+        limit = _LONG
         slope = max(took - seconds, 0.0) / (more - count)
         count, seconds = more, took
     return seconds + slope * (size - count)
