@@ -64,7 +64,7 @@ def attach_words(backbone: Backbone, network: keras.Model, pair: bool = False) -
     elif pair:
         problem = "token classification takes single sentences: leave pair=True out"
     elif len(network.output.shape) != 3:
-        problem = f"its features have the shape {tuple(network.output.shape)}instead of [batch, tokens, width]"
+        problem = f"its features have the shape {tuple(network.output.shape)} instead of [batch, tokens, width]"
     if problem or backbone.tokenizer is None:
         raise BackboneError(f"{backbone.name} cannot tag words: {problem}.")
     inputs = keras.Input((), dtype="string", name=TEXT_INPUT)
