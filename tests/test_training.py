@@ -15,13 +15,13 @@ from tfft.optimizers import build_schedule
 from tfft.training import History, train, train_phase
 
 
-def network(seed=1, head=None):
+def network(seed=1, head=None, activation="relu"):
     keras.utils.set_random_seed(seed)
     x = inner = keras.Input((8, 8, 1))
     for k in range(2):
         x = keras.layers.Conv2D(8, 3, padding="same", name=f"block{k}_conv")(x)
         x = keras.layers.BatchNormalization(name=f"block{k}_bn")(x)
-        x = keras.layers.ReLU(name=f"block{k}_relu")(x)
+        x = keras.layers.Activation(activation, name=f"block{k}_relu")(x)
     backbone = keras.Model(inner, x, name="backbone")
     inputs = keras.Input((8, 8, 1))
     features = keras.layers.GlobalAveragePooling2D(name="pool")(backbone(inputs))
@@ -219,8 +219,8 @@ def test_a_loss_that_is_no_number_stops_with_its_cause():
         train(model, stripes(), stripes(), [Phase("hot", "all", 3, 1e38, warmup=0.0)], verbose=False)
     assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
     bad = stripes().map(lambda x, y: (tf.where(x > 2.0, np.nan, x), y))
-    with pytest.raises(PlanError, match=r"Cause: \d+ values of the inputs are NaN"):
-        train(model, bad, None, PHASES, verbose=False)
+    with pytest.raises(PlanError, match=r"Cause: \d+ values of the inputs are NaN"):  # some ReLUs make 0 of NaN
+        train(network(activation="tanh"), bad, None, PHASES, verbose=False)
 
 
 def test_everything_wrong_with_the_phases_is_told_at_once():

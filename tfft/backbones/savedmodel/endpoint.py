@@ -6,9 +6,10 @@ with ``serve``, signatures only, and TF1 Hub modules with tags. :class:`Endpoint
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -92,7 +93,24 @@ class Endpoint:
             arguments[self.training] = training or self.inference
         elif self.training is not None:
             keywords[self.training] = training or self.inference
-        return self.function(*arguments, **keywords)
+        try:
+            return self.function(*arguments, **keywords)
+        except tf.errors.UnimplementedError as error:
+            if "Fusion is not implemented" not in str(error):
+                raise
+            with _without_fusion():
+                return self.function(*arguments, **keywords)
+
+
+@contextlib.contextmanager
+def _without_fusion() -> Iterator[None]:
+    """Run graphs without fused operations, of which TensorFlow makes some that it has no kernel for."""
+    before = tf.config.optimizer.get_experimental_options().get("remapping")
+    tf.config.optimizer.set_experimental_options({"remapping": False})
+    try:
+        yield
+    finally:
+        tf.config.optimizer.set_experimental_options({"remapping": before is not False})
 
 
 def find_endpoint(loaded: Any, signature: str | None = None, *, per_example: bool = False) -> Endpoint:
