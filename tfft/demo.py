@@ -48,8 +48,8 @@ import tensorflow as tf
 model = tf.saved_model.load(sys.argv[1])
 files = sys.argv[2:]
 answer = model.signatures["serve_bytes"](image_bytes=tf.constant([open(file, "rb").read() for file in files]))
-for file, label, row in zip(files, answer["label"].numpy(), answer["probabilities"].numpy()):
-    print(f"  {file}: {label.decode()}  (probability {row.max():.3f})")
+shown = zip(files, answer["label"].numpy(), answer["probabilities"].numpy())
+print(", ".join(f"{file}: {label.decode()} ({row.max():.3f})" for file, label, row in shown))
 """
 
 
@@ -104,8 +104,7 @@ def demo(out: str | os.PathLike[str] = "tfft-demo") -> Shown:
     folder = _new_folder(out)
     data = write_digits(folder / "digits")
     run = finetune(BACKBONE, data, out=folder / "run", epochs=_EPOCHS)
-    print("In a fresh process, with TensorFlow and without tfft, the exported model predicts held-out digits:")
-    print(_ask(run, data), flush=True)
+    print(f"In a fresh process, with TensorFlow and without tfft, the export predicts {_ask(run, data)}", flush=True)
     _say_where(run)
     print(f"Next: tfft predict {run.folder} {folder / 'digits' / '3'}/*.png")
     return _finish(run, _LEAST_ACCURACY, start)

@@ -156,7 +156,7 @@ class _PhaseResults:
             line += f", epoch {history.best[phase.name]} of {phase.epochs}{remark}"
         now = time.perf_counter()
         self.stored["seconds"][phase.name], self._began = now - self._began, now
-        self._printer.say(f"{phase.name}: {line}\n  {history.audits[phase.name].summary}")
+        self._printer.say(f"{phase.name}: {line}; {history.audits[phase.name].summary}")
         for note in history.notes:
             self._printer.say("  " + note.removeprefix(f"phase {phase.name!r}: "))
         if not is_last:
