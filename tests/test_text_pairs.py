@@ -44,7 +44,7 @@ def write(path, rows, header=(*PAIR, "relation")):
 def run(tmp_path_factory):
     """A run on planted pairs, made by the command line."""
     place = tmp_path_factory.mktemp("pairs")
-    table = write(place / "pairs.csv", planted(400))
+    table = write(place / "pairs.csv", planted(240))
     bert = tiny_bert_folder(place / "bert", WORDS, width=16)
     arguments = ["train", str(table), "--text", *PAIR, "--label", "relation", "--backbone", str(bert), "--out",
                  str(place / "run"), "--unfreeze", "all", "--epochs", "15", "--learning-rate", "5e-3", "--batch-size",

@@ -55,9 +55,10 @@ def _first(name: str, skipped: Sequence[Skipped]) -> str:
 def imbalance_findings(counts: Mapping[str, int]) -> Iterator[Finding]:
     """Yield a finding if classes have very different sizes."""
     full = {name: count for name, count in counts.items() if count}
-    if len(full) < 2 or max(full.values()) < _UNEVEN * min(full.values()):
+    pair = uneven_classes(counts)
+    if pair is None:
         return
-    most, least = max(full, key=full.__getitem__), min(full, key=full.__getitem__)
+    most, least = pair
     share = full[most] / sum(full.values())
     message = (
         f"{most!r} has {full[most] / full[least]:.0f} times as many examples as {least!r}; always predicting {most!r} "
@@ -66,6 +67,14 @@ def imbalance_findings(counts: Mapping[str, int]) -> Iterator[Finding]:
     remedy = "look at balanced accuracy and F1, and try class_weight='balanced' or sampling='balanced'"
     level: Level = "warning" if full[most] >= _VERY_UNEVEN * full[least] or share > 0.9 else "note"
     yield Finding("imbalance", level, message, remedy, _all(full))
+
+
+def uneven_classes(counts: Mapping[str, int]) -> tuple[str, str] | None:
+    """Return the largest and the smallest class that is not empty; None if their sizes are similar."""
+    full = {name: count for name, count in counts.items() if count}
+    if len(full) < 2 or max(full.values()) < _UNEVEN * min(full.values()):
+        return None
+    return max(full, key=full.__getitem__), min(full, key=full.__getitem__)
 
 
 def similar_names(names: Sequence[str]) -> Iterator[Finding]:

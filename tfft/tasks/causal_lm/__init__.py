@@ -13,7 +13,7 @@ require_platform()
 from tfft.tasks.causal_lm.data import read_documents, windows  # noqa: E402
 from tfft.tasks.causal_lm.export_model import export  # noqa: E402
 from tfft.tasks.causal_lm.perplexity_scores import Perplexity, perplexity, unigram  # noqa: E402
-from tfft.tasks.causal_lm.training import LanguageRun, causal_lm, finetune, is_run, load  # noqa: E402
+from tfft.tasks.causal_lm.training import LanguageRun, causal_lm, finetune, load  # noqa: E402
 
 __all__ = [
     "LanguageRun",
@@ -21,7 +21,6 @@ __all__ = [
     "causal_lm",
     "export",
     "finetune",
-    "is_run",
     "load",
     "perplexity",
     "read_documents",

@@ -200,11 +200,6 @@ def _fit(
     return best, rows
 
 
-def is_run(folder: str | os.PathLike[str]) -> bool:
-    """Whether a folder was written by :func:`finetune`."""
-    return all((Path(folder).expanduser() / name).is_file() for name in (MODEL, SETTINGS))
-
-
 def load(folder: str | os.PathLike[str]) -> keras.Model:
     """Load the model of a run from :func:`finetune`.
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from tfft.data.examples import Splits
-from tfft.inspection.classes import imbalance_findings, similar_names
+from tfft.inspection.classes import similar_names, uneven_classes
 from tfft.inspection.drift import drift_findings
 from tfft.inspection.duplicates import copy_findings
 from tfft.inspection.findings import Finding, Item, counted
@@ -51,9 +51,11 @@ def _class_counts(counts: Mapping[str, int]) -> Iterator[Finding]:
     few = [Item(name, f"has {count}") for name, count in counts.items() if count < _FEW]
     words = f"classes have fewer than {_FEW} training objects"
     yield from counted(few, "few", "warning", words, "add images of them")
-    if len(counts) > 1:
-        for one in imbalance_findings(counts):
-            yield Finding("imbalance", "note", one.message, "look at the average precision of each class", one.items)
+    if pair := uneven_classes(counts):
+        most, least = pair
+        message = f"{most!r} has {counts[most] / counts[least]:.0f} times as many boxes as {least!r}"
+        items = tuple(Item(name, f"has {count}") for name, count in counts.items())
+        yield Finding("imbalance", "note", message, "look at the average precision of each class", items)
 
 
 def _drawn_twice(parts: Mapping[str, BoxedImages]) -> Iterator[Finding]:
