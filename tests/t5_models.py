@@ -107,11 +107,10 @@ def logits_of(tensors, gated, tied, source, target) -> np.ndarray:
             own = slice(head * HEAD_WIDTH, (head + 1) * HEAD_WIDTH)
             scores = q[:, own] @ k[:, own].T
             if table is not None:
-                for i in range(len(x)):
-                    for j in range(len(y)):
-                        scores[i, j] += table[bucket(j - i, stack == "encoder"), head]
-                        if causal and j > i:
-                            scores[i, j] = -np.inf
+                places = [[bucket(j - i, stack == "encoder") for j in range(len(y))] for i in range(len(x))]
+                scores += table[np.array(places), head]
+            if causal:
+                scores[np.triu_indices(len(x), 1)] = -np.inf
             e = np.exp(scores - scores.max(-1, keepdims=True))
             heads.append(e / e.sum(-1, keepdims=True) @ v[:, own])
         return np.concatenate(heads, -1) @ w[f"{name}.o.weight"].T

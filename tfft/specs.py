@@ -8,7 +8,7 @@ random changes, as in ``augment="flip"``.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from tfft.errors import PlanError, did_you_mean, join_names, raise_problems
@@ -221,27 +221,34 @@ def augmentation(
         raise_problems(PlanError, f"augment takes {join_names(CHANGES)}", problems)
         values: dict[str, Any] = {name: _USUAL[name] if value is None else value for name, value in given.items()}
         found = Augmentation(**values)
-    problems = []
-    if not (isinstance(found.crop, (int, float)) and 0 < found.crop <= 1):
-        problems.append(f"Expected crop (minimum share of the area) above 0 and at most 1. Received: {found.crop!r}")
-    if not (isinstance(found.rand, (int, float)) and 0 <= found.rand <= 1):
-        problems.append(f"Expected rand (strength of RandAugment) in 0 to 1. Received: {found.rand!r}")
-    if not (isinstance(found.colour, (int, float)) and 0 <= found.colour <= 1):
-        problems.append(f"Expected colour (strength of changes of colour) in 0 to 1. Received: {found.colour!r}")
-    for name in OF_SEVERAL:
-        value = getattr(found, name)
-        if not (isinstance(value, (int, float)) and 0 <= value <= 1):
-            problems.append(f"Expected {name} (share of the views) in 0 to 1. Received: {value!r}")
-    if not problems and (total := sum(getattr(found, name) for name in OF_SEVERAL)) > 1:
-        problems.append(
-            f"Expected {join_names(OF_SEVERAL)} (shares of the views) of at most 1 together. Received: {total:g}"
-        )
-    for name in OF_SOUNDS:
-        value = getattr(found, name)
-        if not (isinstance(value, (int, float)) and 0 <= value < 1):
-            problems.append(f"Expected {name} (share of the clip) of at least 0 and below 1. Received: {value!r}")
-    raise_problems(PlanError, "The augmentation cannot be used", problems)
+    raise_problems(PlanError, "The augmentation cannot be used", list(_problems(found)))
     return found if changes_of(found) else None
+
+
+# What the number of each change means, and its range.
+_RANGES: Mapping[str, tuple[str, str]] = {
+    "crop": ("minimum share of the area", "above 0 and at most 1"),
+    "rand": ("strength of RandAugment", "in 0 to 1"),
+    "colour": ("strength of changes of colour", "in 0 to 1"),
+    **dict.fromkeys(OF_SEVERAL, ("share of the views", "in 0 to 1")),
+    **dict.fromkeys(OF_SOUNDS, ("share of the clip", "of at least 0 and below 1")),
+}
+_WITHIN: Mapping[str, Callable[[float], bool]] = {
+    "above 0 and at most 1": lambda value: 0 < value <= 1,
+    "in 0 to 1": lambda value: 0 <= value <= 1,
+    "of at least 0 and below 1": lambda value: 0 <= value < 1,
+}
+
+
+def _problems(found: Augmentation) -> Iterator[str]:
+    wrong = set()
+    for name, (what, where) in _RANGES.items():
+        value = getattr(found, name)
+        if not (isinstance(value, (int, float)) and _WITHIN[where](value)):
+            wrong.add(name)
+            yield f"Expected {name} ({what}) {where}. Received: {value!r}"
+    if wrong.isdisjoint(OF_SEVERAL) and (total := sum(getattr(found, name) for name in OF_SEVERAL)) > 1:
+        yield f"Expected {join_names(OF_SEVERAL)} (shares of the views) of at most 1 together. Received: {total:g}"
 
 
 def changes_of(found: Augmentation) -> list[str]:

@@ -125,15 +125,7 @@ def label_column(labels: Any, task: str = registry.AUTO) -> tuple[list[Any], tup
     rows = as_array(labels, "labels")
     rows = rows[:, 0] if rows.ndim == 2 and rows.shape[1] == 1 else rows
     if rows.ndim == 1 or rows.size == 0:
-        if isinstance(labels, (list, tuple)) and rows.dtype.kind in "US":
-            rows = np.array([*labels, None], object)[:-1]  # NumPy would make the text "nan" of a missing value
-        missing = [i for i, label in enumerate(rows.tolist()) if not has_value(label)]
-        if missing:
-            raise DataError(
-                f"Expected a label for each example. Received: none at the positions {join_names(missing, limit=5)}. "
-                "Leave those examples out."
-            )
-        return [label.decode() if isinstance(label, bytes) else label for label in rows.tolist()], None
+        return _single_column(labels, rows), None
     if rows.ndim != 2 or rows.dtype.kind not in "iubf":
         raise DataError(
             "Expected labels [N], one for each example, or [N, K], K numbers for each. Received: "
@@ -157,6 +149,19 @@ def label_column(labels: Any, task: str = registry.AUTO) -> tuple[list[Any], tup
         "Expected one-hot labels [N, K], a single 1 in each row. Received: rows with "
         f"{join_names(np.unique(rows.sum(axis=1))[:5])} in all. Several labels for an example: task='multilabel'."
     )
+
+
+def _single_column(labels: Any, rows: np.ndarray) -> list[Any]:
+    """Return one label for each example; raise if any is missing."""
+    if isinstance(labels, (list, tuple)) and rows.dtype.kind in "US":
+        rows = np.array([*labels, None], object)[:-1]  # NumPy would make the text "nan" of a missing value
+    missing = [i for i, label in enumerate(rows.tolist()) if not has_value(label)]
+    if missing:
+        raise DataError(
+            f"Expected a label for each example. Received: none at the positions {join_names(missing, limit=5)}. "
+            "Leave those examples out."
+        )
+    return [label.decode() if isinstance(label, bytes) else label for label in rows.tolist()]
 
 
 def _are_shares(rows: np.ndarray) -> bool:

@@ -209,6 +209,10 @@ def _plain(value: Any) -> Any:
         return value.hex()
     if value is Ellipsis or isinstance(value, type):
         return repr(value)
+    return _plain_array(value)
+
+
+def _plain_array(value: Any) -> list[Any]:
     try:
         array = np.asarray(value)
     except Exception as error:

@@ -97,13 +97,24 @@ def recompute(
     renorm = [norm.name for norm in norms if getattr(norm, "renorm", False)]
     if renorm:
         raise PlanError(
-            f"The statistics of layers with renorm=True cannot be recomputed: {join_names(renorm)}. Freeze "
-            "them, or train "
-            "without renorm."
+            f"The statistics of layers with renorm=True cannot be recomputed: {join_names(renorm)}. Freeze them, or "
+            "train without renorm."
         )
     if not norms and not opened:
         return []
-    inputs = _inputs(dataset)
+    results = _measured(model, _inputs(dataset), norms, opened)
+    for variable, value in results:
+        variable.assign(value)
+    return [variable for variable, _ in results]
+
+
+def _measured(
+    model: keras.Model,
+    inputs: tf.data.Dataset,
+    norms: Sequence[keras.layers.BatchNormalization],
+    opened: Sequence[Any],
+) -> list[tuple[keras.Variable, Any]]:
+    """Return each statistic with its value over all batches."""
     keepers = [_OfNorm(norm) for norm in norms] + [_OfBlock(block) for block in opened]
     started = False
     with contextlib.ExitStack() as patches:
@@ -118,20 +129,16 @@ def recompute(
             return [keeper.found for keeper in keepers]
 
         for batch in inputs:
-            if not started:
-                started = True
-                if opened:
-                    _learn_momentum(keepers, functools.partial(forward, batch))
+            if opened and not started:
+                _learn_momentum(keepers, functools.partial(forward, batch))
+            started = True
             for keeper in keepers:
                 keeper.reset(0.0)
             for keeper, one in zip(keepers, forward(batch), strict=True):
                 keeper.add(one, int(tf.shape(tf.nest.flatten(batch)[0])[0]))
         if not started:
             raise DataError("The dataset holds no batch, so there is nothing to take statistics of.")
-        results = [pair for keeper in keepers for pair in keeper.results()]
-    for variable, value in results:
-        variable.assign(value)
-    return [variable for variable, _ in results]
+        return [pair for keeper in keepers for pair in keeper.results()]
 
 
 def _learn_momentum(keepers: Sequence[Any], forward: Callable[[], Any]) -> None:

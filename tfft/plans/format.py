@@ -94,33 +94,34 @@ def blocks_text(blocks: Any) -> str:
 
 
 def _rows(plan: Plan) -> dict[str, Any]:
-    rows: dict[str, Any] = {}
-    if "plan" in plan.reasons:
-        rows["plan"] = plan.name
+    rows: dict[str, Any] = {"plan": plan.name} if "plan" in plan.reasons else {}
     rows |= {key: "" for key in _MEASURED if key in plan.reasons}
     if any(plan.image_size):
         rows["image_size"] = "x".join(map(str, plan.image_size))
     for phase in plan.phases:
-        if phase.solves_head:
-            rows["head"] = phase.head
-        elif phase.name == FROZEN:
-            rows |= {"head_epochs": phase.epochs, "frozen_learning_rate": f"{phase.learning_rate:g}"}
-        elif phase.name == FINE_TUNE or phase.contrastive_repeats:
-            rows |= {"unfreeze": phase.unfreeze, "epochs": phase.epochs, "learning_rate": f"{phase.learning_rate:g}"}
-            rows |= {"shown": phase.contrastive_repeats} if phase.contrastive_repeats else {}
+        rows |= _phase_rows(phase)
     if "alternative" in plan.reasons:
         rows["alternative"] = "setfit"
-    for name in ("stages", "surgical", "class_weight"):
-        if name in plan.reasons:
-            rows[name] = getattr(plan, name, "")
+    rows |= {name: getattr(plan, name, "") for name in ("stages", "surgical", "class_weight") if name in plan.reasons}
     if plan.augment is not None:
         rows["augment"] = ", ".join(f"{name} {value}" for name, value in plan.augment.to_dict().items())
         rows["views"] = plan.views
-    for name in ("class_weight", "sampling"):
-        if getattr(plan, name):
-            rows[name] = getattr(plan, name)
+    rows |= {name: getattr(plan, name) for name in ("class_weight", "sampling") if getattr(plan, name)}
     if plan.loss != "cross_entropy":
         rows["loss"] = plan.loss
     for name in ("batch_size", "dropout", "l2", "label_smoothing", "batch_norm", "seed"):
         rows[name] = getattr(plan, name)
+    return rows
+
+
+def _phase_rows(phase: Phase) -> dict[str, Any]:
+    if phase.solves_head:
+        return {"head": phase.head}
+    if phase.name == FROZEN:
+        return {"head_epochs": phase.epochs, "frozen_learning_rate": f"{phase.learning_rate:g}"}
+    rows: dict[str, Any] = {}
+    if phase.name == FINE_TUNE or phase.contrastive_repeats:
+        rows = {"unfreeze": phase.unfreeze, "epochs": phase.epochs, "learning_rate": f"{phase.learning_rate:g}"}
+    if phase.contrastive_repeats:
+        rows["shown"] = phase.contrastive_repeats
     return rows

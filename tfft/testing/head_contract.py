@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -87,22 +87,9 @@ def _head_checks(head: heads.Head, width: int) -> Iterator[tuple[str, Callable[[
             expect(difference < 1e-4, f"evaluated {scores.accuracy}, metric {trained.measured['accuracy']}")
         expect(type(scores).from_dict(scores.to_dict()).summary == scores.summary, "the scores do not survive to_dict")
 
-    def probabilities() -> str | None:
-        if "probabilities" not in served:
-            return "there are none"
-        p = served["probabilities"]
-        expect(bool(((p >= 0) & (p <= 1)).all()), "outside of 0 to 1")
-        expect("label" not in served or np.allclose(p.sum(-1), 1, atol=1e-5), "rows do not sum to 1")
-        return None
-
     def independent() -> None:
         for name, value in head.postprocess(trained.logits[::-1].copy()).items():
-            again = np.asarray(value)[::-1]
-            exact = again.dtype.kind != "f"  # processors round a number by its place in a vector register
-            same = (
-                np.array_equal(again, served[name]) if exact else np.allclose(again, served[name], rtol=1e-5, atol=1e-6)
-            )
-            expect(same, f"{name} depends on other rows")
+            expect(_same_rows(np.asarray(value)[::-1], served[name]), f"{name} depends on other rows")
 
     def remembered() -> None:
         again = keras.Model.from_config(trained.model.get_config())
@@ -111,9 +98,24 @@ def _head_checks(head: heads.Head, width: int) -> Iterator[tuple[str, Callable[[
     yield "loss falls", learns
     yield "serving agrees with the metric", agrees
     yield "evaluation agrees with the metric", evaluates
-    yield "probabilities", probabilities
+    yield "probabilities", lambda: _check_probabilities(served)
     yield "rows are independent", independent
     yield "config keeps the head", remembered
+
+
+def _check_probabilities(served: Mapping[str, np.ndarray]) -> str | None:
+    if "probabilities" not in served:
+        return "there are none"
+    p = served["probabilities"]
+    expect(bool(((p >= 0) & (p <= 1)).all()), "outside of 0 to 1")
+    expect("label" not in served or np.allclose(p.sum(-1), 1, atol=1e-5), "rows do not sum to 1")
+    return None
+
+
+def _same_rows(first: np.ndarray, second: np.ndarray) -> bool:
+    if first.dtype.kind != "f":
+        return np.array_equal(first, second)
+    return np.allclose(first, second, rtol=1e-5, atol=1e-6)  # processors round by the place in a vector register
 
 
 def _task_checks(task: registry.Task, head: heads.Head) -> Iterator[tuple[str, Callable[[], str | None]]]:

@@ -49,35 +49,56 @@ def _choices(phase: Phase) -> Iterator[str]:
 
 
 def _together(phase: Phase, validation: bool) -> Iterator[str]:
-    if phase.l2_sp and phase.weight_decay:
-        yield "l2_sp pulls towards the pretrained weights and weight_decay towards 0: give one of them"
-    if phase.ema_decay and phase.swa_fraction:
-        yield "ema_decay and swa_fraction are both averages of the weights: give one of them"
-    if phase.lora_rank and (phase.reinitialize or phase.l2_sp):
-        yield "lora_rank does not train the kernels, so reinitialize and l2_sp do not apply"
-    if phase.lora_rank and phase.num_surgical_blocks:
-        yield "num_surgical_blocks chooses among the blocks, and lora_rank takes those of unfreeze: give one of them"
-    if isinstance(phase.unfreeze, int) and is_whole(phase.reinitialize) and phase.reinitialize > phase.unfreeze > 0:
-        yield f"reinitialize={phase.reinitialize} exceeds the {phase.unfreeze} blocks that train"
-    if phase.reinitialize and phase.interpolate:
-        yield "interpolate goes back to the weights before the phase, and reinitialize discards those"
+    contradictions = [
+        (
+            phase.l2_sp and phase.weight_decay,
+            "l2_sp pulls towards the pretrained weights and weight_decay towards 0: give one of them",
+        ),
+        (
+            phase.ema_decay and phase.swa_fraction,
+            "ema_decay and swa_fraction are both averages of the weights: give one of them",
+        ),
+        (
+            phase.lora_rank and (phase.reinitialize or phase.l2_sp),
+            "lora_rank does not train the kernels, so reinitialize and l2_sp do not apply",
+        ),
+        (
+            phase.lora_rank and phase.num_surgical_blocks,
+            "num_surgical_blocks chooses among the blocks, and lora_rank takes those of unfreeze: give one of them",
+        ),
+        (
+            isinstance(phase.unfreeze, int)
+            and is_whole(phase.reinitialize)
+            and phase.reinitialize > phase.unfreeze > 0,
+            f"reinitialize={phase.reinitialize} exceeds the {phase.unfreeze} blocks that train",
+        ),
+        (
+            phase.reinitialize and phase.interpolate,
+            "interpolate goes back to the weights before the phase, and reinitialize discards those",
+        ),
+        (
+            phase.interpolate and not validation,
+            "interpolate chooses by the validation examples, and there are none",
+        ),
+        (
+            phase.schedule == "plateau" and not validation,
+            "the schedule 'plateau' waits for the validation loss, and there are no validation examples",
+        ),
+    ]
+    yield from (message for contradicts, message in contradictions if contradicts)
     if phase.unfreeze in ("none", 0):
-        asked = [
-            name
-            for name in ("l2_sp", "num_surgical_blocks", "reinitialize", "lora_rank", "contrastive_repeats")
-            if is_number(getattr(phase, name)) and getattr(phase, name)
-        ]
-        if phase.layer_decay != 1 or phase.lr_multipliers:
-            asked.append("layer_decay or lr_multipliers")
-        if asked:
-            yield f"no block trains, so {join_names(asked)} would have no effect"
+        yield from _without_blocks(phase)
     if phase.contrastive_repeats:
         yield from _contrastive(phase)
-    if not validation:
-        if phase.interpolate:
-            yield "interpolate chooses by the validation examples, and there are none"
-        if phase.schedule == "plateau":
-            yield "the schedule 'plateau' waits for the validation loss, and there are no validation examples"
+
+
+def _without_blocks(phase: Phase) -> Iterator[str]:
+    names = ("l2_sp", "num_surgical_blocks", "reinitialize", "lora_rank", "contrastive_repeats")
+    asked = [name for name in names if is_number(getattr(phase, name)) and getattr(phase, name)]
+    if phase.layer_decay != 1 or phase.lr_multipliers:
+        asked.append("layer_decay or lr_multipliers")
+    if asked:
+        yield f"no block trains, so {join_names(asked)} would have no effect"
 
 
 def _contrastive(phase: Phase) -> Iterator[str]:
