@@ -118,8 +118,8 @@ def test_a_batch_smaller_than_the_copies_is_filled(found):
 
 
 def test_only_the_chief_prints_and_writes(found):
-    assert "frozen 1/2" in found.printed["worker0"]
-    assert "frozen 1/2" not in found.printed["worker1"]
+    assert "frozen: accuracy" in found.printed["worker0"]
+    assert "frozen: accuracy" not in found.printed["worker1"]
     assert found.of("worker0", "finetune")["exported"]
     assert not found.of("worker1", "finetune")["exported"]
     run = found.folder / "worker_run"

@@ -308,7 +308,7 @@ def first(served, tmp_path):
 @pytest.mark.nightly
 def test_existing_version_is_refused_untouched_and_the_next_one_is_named(tiny, first):
     before = tree(first)
-    with pytest.raises(ExportError, match=r"Version 1 exists already.*served/2"):
+    with pytest.raises(ExportError, match=r"Version 1 already exists.*served/2"):
         export(tiny, first)
     assert tree(first.parent) == {f"1/{name}": content for name, content in before.items()}
     assert export(tiny, first.parent).path.name == "2"

@@ -37,7 +37,7 @@ def graph():
     x = (x - tf.constant(MEAN)) / 0.2
     kernel = tf.identity(tf.constant(VALUES["kernel"], name="conv1/weights"), name="conv1/weights/read")
     x = tf.nn.relu(tf.nn.bias_add(tf.nn.conv2d(x, kernel, 1, "SAME"), tf.constant(VALUES["bias"], name="conv1/biases")))
-    x = v1.cond(training, lambda: v1.nn.dropout(x, rate=0.5), lambda: x)
+    x = v1.cond(training, lambda: v1.nn.dropout(x, rate=0.5, seed=1), lambda: x)
     x = tf.reduce_mean(x, [1, 2], name="pool")
     tf.matmul(x, tf.constant(VALUES["dense"], name="logits/weights"), name="logits/out")
 

@@ -168,7 +168,7 @@ def test_an_export_writes_as_the_model_does(run, tmp_path):
     run.model.compile(sampler="greedy")
     assert [one.decode() for one in found] == run.model.generate(["abcde", "b", ""], max_length=16)
     assert "causal language model" in (exported.path / "assets" / "model_card.md").read_text()
-    with pytest.raises(ExportError, match="Version 1 exists already"):
+    with pytest.raises(ExportError, match="Version 1 already exists"):
         causal_lm.export(run.model, exported.path)
     with pytest.raises(ExportError, match="max_length must be 2 to 24"):
         causal_lm.export(run.model, tmp_path / "other", max_length=400)
