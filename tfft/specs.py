@@ -226,25 +226,20 @@ def augmentation(
 
 
 # What the number of each change means, and its range.
-_RANGES: Mapping[str, tuple[str, str]] = {
-    "crop": ("minimum share of the area", "above 0 and at most 1"),
-    "rand": ("strength of RandAugment", "in 0 to 1"),
-    "colour": ("strength of changes of colour", "in 0 to 1"),
-    **dict.fromkeys(OF_SEVERAL, ("share of the views", "in 0 to 1")),
-    **dict.fromkeys(OF_SOUNDS, ("share of the clip", "of at least 0 and below 1")),
-}
-_WITHIN: Mapping[str, Callable[[float], bool]] = {
-    "above 0 and at most 1": lambda value: 0 < value <= 1,
-    "in 0 to 1": lambda value: 0 <= value <= 1,
-    "of at least 0 and below 1": lambda value: 0 <= value < 1,
+_RANGES: Mapping[str, tuple[str, str, Callable[[float], bool]]] = {
+    "crop": ("minimum share of the area", "above 0 and at most 1", lambda value: 0 < value <= 1),
+    "rand": ("strength of RandAugment", "in 0 to 1", lambda value: 0 <= value <= 1),
+    "colour": ("strength of changes of colour", "in 0 to 1", lambda value: 0 <= value <= 1),
+    **dict.fromkeys(OF_SEVERAL, ("share of the views", "in 0 to 1", lambda value: 0 <= value <= 1)),
+    **dict.fromkeys(OF_SOUNDS, ("share of the clip", "of at least 0 and below 1", lambda value: 0 <= value < 1)),
 }
 
 
 def _problems(found: Augmentation) -> Iterator[str]:
     wrong = set()
-    for name, (what, where) in _RANGES.items():
+    for name, (what, where, is_within) in _RANGES.items():
         value = getattr(found, name)
-        if not (isinstance(value, (int, float)) and _WITHIN[where](value)):
+        if not (isinstance(value, (int, float)) and is_within(value)):
             wrong.add(name)
             yield f"Expected {name} ({what}) {where}. Received: {value!r}"
     if wrong.isdisjoint(OF_SEVERAL) and (total := sum(getattr(found, name) for name in OF_SEVERAL)) > 1:

@@ -37,11 +37,11 @@ def class_findings(counts: Mapping[str, Mapping[str, int]], skipped: Sequence[Sk
             yield Finding("empty-class", "error", f"{len(empty)} classes are empty{where}", remedy, items)
     if len(train) < 2:
         remedy = "a classifier needs two classes or more; expected one folder for each"
-        yield Finding("one-class", "error", f"there are {len(train) or 'no'} classes", remedy, _all(train))
+        yield Finding("one-class", "error", f"there are {len(train) or 'no'} classes", remedy, class_items(train))
     few = {name: count for name, count in train.items() if 0 < count < _FEW}
     if few:
         remedy = "add examples, or use plan='few_shot'"
-        yield Finding("few", "warning", f"{len(few)} classes have fewer than {_FEW} examples", remedy, _all(few))
+        yield Finding("few", "warning", f"{len(few)} classes have fewer than {_FEW} examples", remedy, class_items(few))
     yield from _unmatched(counts)
     yield from imbalance_findings(train)
 
@@ -55,7 +55,7 @@ def _first(name: str, skipped: Sequence[Skipped]) -> str:
 def imbalance_findings(counts: Mapping[str, int]) -> Iterator[Finding]:
     """Yield a finding if classes have very different sizes."""
     full = {name: count for name, count in counts.items() if count}
-    pair = uneven_classes(counts)
+    pair = uneven_classes(full)
     if pair is None:
         return
     most, least = pair
@@ -66,15 +66,14 @@ def imbalance_findings(counts: Mapping[str, int]) -> Iterator[Finding]:
     )
     remedy = "look at balanced accuracy and F1, and try class_weight='balanced' or sampling='balanced'"
     level: Level = "warning" if full[most] >= _VERY_UNEVEN * full[least] or share > 0.9 else "note"
-    yield Finding("imbalance", level, message, remedy, _all(full))
+    yield Finding("imbalance", level, message, remedy, class_items(full))
 
 
 def uneven_classes(counts: Mapping[str, int]) -> tuple[str, str] | None:
-    """Return the largest and the smallest class that is not empty; None if their sizes are similar."""
-    full = {name: count for name, count in counts.items() if count}
-    if len(full) < 2 or max(full.values()) < _UNEVEN * min(full.values()):
+    """Return the largest and the smallest class, of which none is empty; None if their sizes are similar."""
+    if len(counts) < 2 or max(counts.values()) < _UNEVEN * min(counts.values()):
         return None
-    return max(full, key=full.__getitem__), min(full, key=full.__getitem__)
+    return max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
 
 
 def similar_names(names: Sequence[str]) -> Iterator[Finding]:
@@ -103,7 +102,8 @@ def _unmatched(counts: Mapping[str, Mapping[str, int]]) -> Iterator[Finding]:
         yield Finding("unmatched-class", "error", "the splits do not have the same classes", remedy, tuple(items))
 
 
-def _all(counts: Mapping[str, int]) -> tuple[Item, ...]:
+def class_items(counts: Mapping[str, int]) -> tuple[Item, ...]:
+    """Return the classes with their sizes, the smallest first."""
     return tuple(Item(name, f"has {count:,}") for name, count in sorted(counts.items(), key=lambda pair: pair[1]))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -212,6 +212,9 @@ def piece_graph(flat: FlatGraph, piece: Piece, start_name: str) -> Any:
         refs = data_inputs(source)
         del node.input[:]
         node.input.extend(start_name if piece.start and _same(ref, piece.start) else ref for ref in refs)
+        rank = _rank_of_fusible(flat, source)
+        if rank is not None:
+            _check_rank(out, node, rank)
     out.library.CopyFrom(flat.graph_def.library)
     return importable(out)
 
@@ -221,7 +224,7 @@ def _same(a: str, b: str) -> bool:
 
 
 def importable(graph_def: Any) -> Any:
-    """Return a copy that TensorFlow can import, differentiate and run.
+    """Return a copy without marks that stop it from being imported and differentiated.
 
     ``_gradient_op_type`` names a Python function of the process that saved the model; without it the
     plain derivative of the body is taken, which is the same for every honest custom gradient (the
@@ -235,49 +238,33 @@ def importable(graph_def: Any) -> Any:
                 del node.attr["_gradient_op_type"]
     if not any(True for node in out.node for _ in function_names(node)):
         del out.library.function[:]
-    _stop_fusion(out)
     return out
 
 
-def _stop_fusion(graph_def: Any) -> None:
-    """Put a check of the rank in front of each Tanh and Softplus that TensorFlow would fuse with a convolution.
+def _rank_of_fusible(flat: FlatGraph, activation: Any) -> int | None:
+    """Return the rank of what a Tanh or Softplus reads if TensorFlow would fuse both with a convolution; else None.
 
     With oneDNN, TensorFlow fuses a convolution, its normalization or addition, and a Tanh or a Mish (which has a
     Softplus) into an operation that it has no kernel for ("Fusion is not implemented: [FusedBatchNorm,Tanh]").
-    EnsureShape passes its input on unchanged, and the optimizer keeps it.
     """
-    nodes = {node.name: node for node in graph_def.node}
-    for activation in [node for node in graph_def.node if node.op in ("Tanh", "Softplus")]:
-        rank = _rank_of_fusible(activation.input[0], nodes)
-        if rank is None:
-            continue
-        check = graph_def.node.add(
-            name=f"{activation.name}/ensure_shape", op="EnsureShape", input=[activation.input[0]]
-        )
-        check.attr["T"].CopyFrom(activation.attr["T"])
-        check.attr["shape"].shape.CopyFrom(tf.TensorShape([None] * rank).as_proto())
-        activation.input[0] = check.name
-
-
-def _rank_of_fusible(reference: str, nodes: Mapping[str, Any]) -> int | None:
-    """Return the rank of a FusedBatchNorm, or of a sum with a convolution and its bias; None for anything else."""
-    node = _without_identities(reference, nodes)
-    if node is not None and node.op.startswith("FusedBatchNorm"):
-        return len(node.attr["data_format"].s or b"NHWC")
-    for summand in node.input if node is not None and node.op in ("Add", "AddV2") else ():
-        bias = _without_identities(summand, nodes)
-        if bias is not None and bias.op == "BiasAdd":
-            convolution = _without_identities(bias.input[0], nodes)
-            if convolution is not None and convolution.op == "Conv2D":
-                return 4
+    if activation.op not in ("Tanh", "Softplus"):
+        return None
+    before = flat.behind_identities(data_inputs(activation)[0])
+    if before.op.startswith("FusedBatchNorm"):
+        return len(before.attr["data_format"].s or b"NHWC")
+    for summand in data_inputs(before) if before.op in ("Add", "AddV2") else ():
+        bias = flat.behind_identities(summand)
+        if bias.op == "BiasAdd" and flat.behind_identities(data_inputs(bias)[0]).op == "Conv2D":
+            return 4
     return None
 
 
-def _without_identities(reference: str, nodes: Mapping[str, Any]) -> Any | None:
-    node = nodes.get(node_of(reference))
-    while node is not None and node.op == "Identity":
-        node = nodes.get(node_of(node.input[0]))
-    return node
+def _check_rank(graph_def: Any, reader: Any, rank: int) -> None:
+    """Put an EnsureShape in front of a node: it passes its input on, and the optimizer keeps it and does not fuse."""
+    check = graph_def.node.add(name=f"{reader.name}/ensure_shape", op="EnsureShape", input=[reader.input[0]])
+    check.attr["T"].CopyFrom(reader.attr["T"])
+    check.attr["shape"].shape.CopyFrom(tf.TensorShape([None] * rank).as_proto())
+    reader.input[0] = check.name
 
 
 class NoMatch(Exception):

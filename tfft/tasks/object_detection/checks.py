@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from tfft.data.examples import Splits
-from tfft.inspection.classes import similar_names, uneven_classes
+from tfft.inspection.classes import class_items, similar_names, uneven_classes
 from tfft.inspection.drift import drift_findings
 from tfft.inspection.duplicates import copy_findings
 from tfft.inspection.findings import Finding, Item, counted
@@ -51,11 +51,12 @@ def _class_counts(counts: Mapping[str, int]) -> Iterator[Finding]:
     few = [Item(name, f"has {count}") for name, count in counts.items() if count < _FEW]
     words = f"classes have fewer than {_FEW} training objects"
     yield from counted(few, "few", "warning", words, "add images of them")
-    if pair := uneven_classes(counts):
+    full = {name: count for name, count in counts.items() if count}
+    if pair := uneven_classes(full):
         most, least = pair
-        message = f"{most!r} has {counts[most] / counts[least]:.0f} times as many boxes as {least!r}"
-        items = tuple(Item(name, f"has {count}") for name, count in counts.items())
-        yield Finding("imbalance", "note", message, "look at the average precision of each class", items)
+        message = f"{most!r} has {full[most] / full[least]:.0f} times as many boxes as {least!r}"
+        remedy = "look at the average precision of each class"
+        yield Finding("imbalance", "note", message, remedy, class_items(full))
 
 
 def _drawn_twice(parts: Mapping[str, BoxedImages]) -> Iterator[Finding]:
