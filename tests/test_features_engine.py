@@ -29,6 +29,12 @@ def _say_again(monkeypatch):
     monkeypatch.setattr(engines, "_said", set())
 
 
+@pytest.fixture(autouse=True)
+def _converted(monkeypatch):
+    """The examples of these tests would be too few for a conversion."""
+    monkeypatch.setattr(engines, "_WORTH_CONVERTING", 0)
+
+
 def convnet(seed: int = 1) -> keras.Model:
     keras.utils.set_random_seed(seed)
     model = savedmodels.convnet()
@@ -141,6 +147,33 @@ def test_without_the_package(monkeypatch):
     assert "ai-edge-litert is not installed" in found.notes[0]
     with pytest.raises(DependencyError, match="pip install ai-edge-litert"):
         run(convnet(), pixels(), engine="litert")
+
+
+@pytest.mark.slow
+def test_few_examples_are_not_worth_a_conversion(monkeypatch):
+    inputs = keras.Input((32, 32, 3))
+    model = keras.Model(inputs, L.Flatten()(L.Conv2D(4, 3, padding="same", use_bias=False)(inputs)))
+    each = 32 * 32 * 3 * 3 * 3 * 4
+    monkeypatch.setattr(engines, "_WORTH_CONVERTING", 10 * each)
+    few, enough = run(model, pixels(9)), run(model, pixels(10))
+    assert few.engine == "tensorflow"
+    assert few.notes == (
+        "TensorFlow computed the features: for 9 examples, converting the network takes longer than it saves.",
+    )
+    assert enough.engine == "litert"
+    assert run(model, pixels(9), engine="litert").engine == "litert"
+    stream = tf.data.Dataset.from_tensor_slices(pixels(9)).batch(4)
+    assert run(model, stream).engine == "litert"  # its number is not known before it is read
+
+
+def test_multiply_adds_of_an_opened_network_are_those_of_its_blocks(tmp_path):
+    savedmodels.MAKERS["plain_convnet"](tmp_path / "net")
+    inputs = keras.Input((32, 32, 3))
+    model = keras.Model(inputs, open_savedmodel(tmp_path / "net").model(inputs))
+    opened = engines.TensorFlowEngine(engines.stage(model).net).multiply_adds
+    assert opened == engines.TensorFlowEngine(convnet()).multiply_adds
+    anywhere = keras.Model(inputs := keras.Input((None, None, 3)), L.Conv2D(4, 3)(inputs))
+    assert engines.TensorFlowEngine(anywhere).multiply_adds is None
 
 
 def test_largest_difference():

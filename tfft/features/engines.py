@@ -16,6 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfft.backbones.savedmodel.block_graph import count_multiply_adds
 from tfft.console import profile
 from tfft.errors import BackboneError, PlanError, did_you_mean, missing_package
 from tfft.features import litert
@@ -30,6 +31,9 @@ AHEAD = 2  # batches in progress, so that no core waits for the last example of 
 
 # A 6-layer encoder of width 384 takes 1.1 to 1.4 times as long with LiteRT, for 16, 32 and 64 tokens.
 _OF_TEXTS = "TensorFlow computed the features: text encoders are no faster with LiteRT."
+# Conversion and check of EfficientNet-Lite0 take 4 s, and LiteRT saves 7 ms per billion multiply-adds on two cores.
+_WORTH_CONVERTING = 6e11  # multiply-adds for all examples
+_CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall", "While", "StatelessWhile", "If", "StatelessIf"})
 
 EngineName = Literal["auto", "litert", "tensorflow"]
 Arrays = Sequence[np.ndarray]
@@ -104,7 +108,19 @@ class TensorFlowEngine:
     name = "tensorflow"
 
     def __init__(self, net: keras.Model) -> None:
+        self._net = net
         self._function = litert.trace(net, [t.shape for t in net.inputs])
+
+    @property
+    def multiply_adds(self) -> int | None:
+        """Multiply-adds for one example; None if sizes are open or work is in functions that are not looked into."""
+        if any(None in t.shape[1:] for t in self._net.inputs):
+            return None
+        graph = self._function.graph
+        opened = sum(getattr(layer, "flops", None) or 0 for layer in self._net.layers)  # of blocks of SavedModels
+        if not opened and any(op.type in _CALLS for op in graph.get_operations()):
+            return None
+        return opened + count_multiply_adds(graph)
 
     def submit(self, arrays: Arrays) -> Callable[[], list[np.ndarray]]:
         """Run a batch."""
@@ -201,9 +217,17 @@ def choose(engine: str, texts: bool = False) -> tuple[str, str]:
 
 @profile.stage("convert the frozen part")
 def open_engine(
-    net: keras.Model, engine: str, first: Arrays, texts: bool = False, keep: bool = False
+    net: keras.Model,
+    engine: str,
+    first: Arrays,
+    texts: bool = False,
+    keep: bool = False,
+    examples: int | None = None,
 ) -> tuple[TensorFlowEngine | LiteRTEngine, str]:
     """Open an engine for a network, and check it against TensorFlow on the first batch.
+
+    With ``"auto"``, few examples of a small network run in TensorFlow, where a conversion would take longer than it
+    saves.
 
     Args:
         net: Network from :func:`stage`.
@@ -211,6 +235,7 @@ def open_engine(
         first: Inputs of the network for the first batch.
         texts: Whether the network takes texts of any length.
         keep: As in :class:`LiteRTEngine`.
+        examples: Number of examples that will run; None if unknown, which counts as many.
 
     Returns:
         The engine, and a note with the reason why it is not LiteRT, or the result of the check.
@@ -224,6 +249,11 @@ def open_engine(
         if note != _OF_TEXTS:
             _say(note)
         return plain, note
+    if engine == "auto" and not _is_worth_converting(plain, examples):
+        return plain, (
+            f"TensorFlow computed the features: for {examples:,} examples, converting the network takes longer than it "
+            "saves."
+        )
     try:
         fast = LiteRTEngine(net, plain, first, texts, keep)
         difference = _compare(plain, fast, first)
@@ -239,6 +269,11 @@ def open_engine(
     )
 
 
+def _is_worth_converting(plain: TensorFlowEngine, examples: int | None) -> bool:
+    each = plain.multiply_adds
+    return examples is None or each is None or each * examples >= _WORTH_CONVERTING
+
+
 class Opener:
     """Context manager that opens an engine with the first batch and keeps it for later datasets.
 
@@ -247,10 +282,18 @@ class Opener:
         engine: ``"auto"``, ``"litert"`` or ``"tensorflow"``.
         texts: Whether the network takes texts of any length.
         keep: As in :class:`LiteRTEngine`.
+        examples: Function that gives the number of examples of all datasets, as in :func:`open_engine`.
     """
 
-    def __init__(self, net: keras.Model, engine: str, texts: bool = False, keep: bool = False) -> None:
-        self.net, self.engine, self.texts, self.keep = net, engine, texts, keep
+    def __init__(
+        self,
+        net: keras.Model,
+        engine: str,
+        texts: bool = False,
+        keep: bool = False,
+        examples: Callable[[], int | None] = lambda: None,
+    ) -> None:
+        self.net, self.engine, self.texts, self.keep, self.examples = net, engine, texts, keep, examples
         self._opened: tuple[TensorFlowEngine | LiteRTEngine, str] | None = None
 
     @property
@@ -263,7 +306,7 @@ class Opener:
     def open(self, first: Arrays) -> tuple[TensorFlowEngine | LiteRTEngine, str]:
         """Return the result of :func:`open_engine` for the first batch."""
         if self._opened is None:
-            self._opened = open_engine(self.net, self.engine, first, self.texts, self.keep)
+            self._opened = open_engine(self.net, self.engine, first, self.texts, self.keep, self.examples())
         return self._opened
 
     def __enter__(self) -> Opener:

@@ -52,8 +52,8 @@ def extract(
             entry was computed with the same weights, graph, preprocessing, examples, order, type, engine and versions,
             and its hash is verified.
         dtype: ``"float16"`` halves the size and rounds features to 11 significant bits, an error of up to 0.05 %.
-        engine: ``"auto"`` uses LiteRT on a CPU, and TensorFlow on a GPU or if LiteRT cannot run the model; ``"litert"``
-            and ``"tensorflow"`` require one.
+        engine: ``"auto"`` uses LiteRT on a CPU, and TensorFlow on a GPU, for so few examples that a conversion takes
+            longer than it saves, or if LiteRT cannot run the model; ``"litert"`` and ``"tensorflow"`` require one.
         batch_size: Examples per batch, for files and arrays. Texts are batched by length, with more short than long
             ones per batch.
         augment: Augmentation of images, as in :func:`tfft.data.to_dataset`: features are computed for ``views`` views

@@ -199,7 +199,13 @@ def open_jobs(
     """
     staged = stage(model)
     sources = [open_source(d, staged, batch_size, None if i else views) for i, d in enumerate(datasets)]
-    with Opener(staged.net, engine, staged.mask is not None, keep=cache in ("auto", True)) as opener:
+
+    def examples() -> int | None:  # a dataset may know its number only after it was read once
+        counts = [source.count for source in sources]
+        return None if None in counts else sum(filter(None, counts))
+
+    keep = cache in ("auto", True)
+    with Opener(staged.net, engine, staged.mask is not None, keep=keep, examples=examples) as opener:
         yield [Job(model, staged, source, opener, dtype, batch_size, verbose) for source in sources]
 
 
