@@ -1,4 +1,4 @@
-"""Numbers about texts: ``python benchmarks/texts.py extraction --sst2 FOLDER --backbone FOLDER``.
+"""Numbers about texts: ``python benchmarks/texts.py extraction training --sst2 FOLDER --backbone FOLDER``.
 
 The folder of SST-2 has ``train.tsv``: a sentence and its class in each line, with a tab between. The backbone is a
 local Hugging Face folder of a BERT (config.json, model.safetensors, vocab.txt) or the handle of a KerasHub preset.
@@ -9,7 +9,10 @@ from __future__ import annotations
 import argparse
 import csv
 import itertools
+import math
 import pathlib
+import statistics
+import time
 
 import common
 import keras
@@ -27,16 +30,18 @@ FIXED = 128  # pieces that a fixed padding has
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="+", metavar="NAME", choices=("extraction",))
+    parser.add_argument("names", nargs="+", metavar="NAME", choices=("extraction", "training"))
     parser.add_argument("--sst2", type=pathlib.Path, required=True, help="folder with train.tsv")
     parser.add_argument("--backbone", required=True, help="folder or preset of a BERT")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--sentences", type=int, default=2000)
     options = parser.parse_args()
     common.machine()
+    texts, labels = sentences(options.sst2 / "train.tsv", options.sentences)
     if "extraction" in options.names:
-        texts, _ = sentences(options.sst2 / "train.tsv", options.sentences)
         extraction(options.repeats, texts, options.backbone)
+    if "training" in options.names:
+        training(options.repeats, texts, labels, options.backbone)
 
 
 def extraction(repeats: int, texts: np.ndarray, handle: str) -> None:
@@ -62,6 +67,37 @@ def extraction(repeats: int, texts: np.ndarray, handle: str) -> None:
     }
     seconds = common.in_turn(ways, repeats)
     common.report(f"Frozen features of {len(texts):,} sentences", seconds, len(texts), "sentences/s")
+    kernels = sum(math.prod(v.shape) for v in backbone.model.weights if len(v.shape) > 1 and "embedding" not in v.path)
+    rate = kernels * float(lengths.sum()) / statistics.median(seconds["tfft extract"])
+    share = rate / common.matrix_rate()
+    print(f"  tfft extract multiplies and adds at {share:.0%} of the rate of a 1536 x 1536 matrix product.", flush=True)
+
+
+def training(repeats: int, texts: np.ndarray, labels: np.ndarray, handle: str, blocks: int = 2) -> None:
+    """An epoch of the last blocks: ``fit`` on cached features against ``fit`` of the whole network, padded."""
+    backbone, packer = opened(handle)
+    model = tfft.build(backbone, heads.classification(["negative", "positive"]))
+    tfft.unfreeze(model, blocks)
+    prefix, suffix = features.split_frozen(model, ignore_dropout=True)
+    start = time.perf_counter()
+    found = features.extract(prefix, (texts, labels), cache=None, verbose=False)
+    once = time.perf_counter() - start
+    cached = found.dataset(batch_size=common.BATCH, shuffle=True)
+    head = keras.layers.Dense(2)(pooled(backbone.model))
+    plain = keras.Model(backbone.model.input, head)
+    fixed = tf.data.Dataset.from_tensor_slices((texts.astype(str), labels)).batch(common.BATCH)
+    fixed = fixed.map(lambda text, label: (packer(text), label), tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+    for each in (plain, suffix):
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        each.compile(keras.optimizers.AdamW(5e-5), loss=loss)
+    ways = {
+        f"Keras fit, padded to {FIXED}, the same blocks frozen": lambda: plain.fit(fixed, verbose=0),
+        "fit on cached features": lambda: suffix.fit(cached, verbose=0, shuffle=False),
+        "their forward pass alone": lambda: suffix.predict(cached, verbose=0),
+    }
+    seconds = common.in_turn(ways, repeats)
+    common.report(f"An epoch of the last {blocks} blocks, {len(texts):,} sentences", seconds, len(texts), "sentences/s")
+    print(f"  the features took {once:.1f} s, once", flush=True)
 
 
 def sentences(path: pathlib.Path, count: int | None = None) -> tuple[np.ndarray, np.ndarray]:
