@@ -131,7 +131,11 @@ def _fitted(done: Any, options: argparse.Namespace) -> tuple[dict[str, Any], lis
 
 
 def _examples(done: Any, data: str | None) -> Any:
-    """Return inputs of labelled examples as the model takes them; None if the data of the run is gone."""
+    """Return inputs of labelled examples as the model takes them; None if the data of the run is gone.
+
+    Several inputs, such as those of pairs of texts, are columns.
+    """
+    import keras
     import numpy as np
 
     from tfft.errors import DataError
@@ -143,5 +147,6 @@ def _examples(done: Any, data: str | None) -> Any:
         if data is None:
             return None
         raise
-    batches = [np.asarray(batch[0]) for batch in dataset.take(-(-_ROWS // 32))]
-    return np.concatenate(batches)[:_ROWS]
+    batches = [keras.tree.flatten(batch[0]) for batch in dataset.take(-(-_ROWS // 32))]
+    columns = [np.concatenate(parts)[:_ROWS] for parts in zip(*batches, strict=True)]
+    return columns[0] if len(columns) == 1 else np.stack(columns, axis=1)

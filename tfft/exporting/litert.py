@@ -71,16 +71,17 @@ def export_litert(
     Use it for a phone or a small device. The file has the signature ``serving_default`` for one example of a fixed
     size: for images, ``images``: uint8 ``[1, height, width, channels]``. Scaling of the pixels and probabilities are
     inside. A detector gives the boxes and scores of all cells,
-    without suppression; a segmenter masks of the model's size. Class names and the model card are
-    in the file as ``labels.txt`` and ``model_card.md``, in the zip archive at its end (``unzip model.tflite``).
+    without suppression; a segmenter masks of the model's size; a text model takes tokens, int32 ``[1, length]``. Class
+    names, the model card and the vocabulary of a text model are in the file as ``labels.txt``, ``model_card.md`` and
+    others, in the zip archive at its end (``unzip model.tflite``).
 
     Args:
-        model: Built model with inputs of numbers, from ``tfft.build`` or any other.
+        model: Built model with inputs of numbers, or of texts with a tokenizer, from ``tfft.build`` or any other.
         path: File to write, with the suffix ``.tflite``. An existing file is never replaced.
         quantize: ``"float16"`` halves the file; ``"dynamic"`` stores the weights in 8 bits and computes activations in
             float32; ``"int8"`` computes in 8 bits. Defaults to None, float32.
         representative: Examples that show the range of the activations, for ``"int8"``: image arrays of the model's
-            size, arrays by input name, or image files (paths or contents); the first 100 are used.
+            size, arrays by input name, image files (paths or contents), or texts; the first 100 are used.
         examples: Examples for the comparison with the Keras model, in the same forms; at most 100 are used. Defaults to
             ``representative``, or to random inputs.
         class_names: As for :func:`tfft.export`.
@@ -104,13 +105,12 @@ def export_litert(
     target = target_file(path, LITERT)
     _check_quantize(quantize, representative)
     source = source_of(model, LITERT, class_names, card, input_spec)
-    serving, specs = source.serving, source.specs
-    calibration = None if representative is None else example_arrays(serving, specs, representative, CALIBRATION)
-    compared = example_arrays(serving, specs, examples if examples is not None else representative)
+    calibration = None if representative is None else example_arrays(source, representative, CALIBRATION)
+    compared = example_arrays(source, examples if examples is not None else representative)
     with new_file(target, _convert(source.function, quantize, calibration)) as written:
         with zipfile.ZipFile(written, "a") as archive:
-            for name, text in source.documents.items():
-                archive.writestr(name, text)
+            for name, document in source.documents.items():
+                archive.writestr(name, document)
         found = compare(LITERT, written, source.function, compared, _TOLERANCES.get(quantize))
     return LiteRTExport(
         **vars(found),

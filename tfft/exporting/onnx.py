@@ -7,6 +7,7 @@ does not know and leaves it in the graph; the nodes are therefore compared with 
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import logging
 import os
@@ -62,14 +63,16 @@ def export_onnx(
 
     Use it for ONNX Runtime, Triton or OpenVINO. The file takes batches of any number of examples of a fixed size: for
     images, ``images``: uint8 ``[?, height, width, channels]``. Scaling of the pixels and probabilities are inside. A
-    detector gives the boxes and scores of all cells, without suppression; a segmenter masks of the model's size. Class
-    names and the model card are in the metadata of the file, as ``labels.txt`` and ``model_card.md``.
+    detector gives the boxes and scores of all cells, without suppression; a segmenter masks of the model's size; a text
+    model takes tokens, int32 ``[?, length]``. Class names, the model card and the vocabulary of a text model are in the
+    metadata of the file, as ``labels.txt``, ``model_card.md`` and others.
 
     Args:
-        model: Built model with inputs of numbers, from ``tfft.build`` or any other.
+        model: Built model with inputs of numbers, or of texts with a tokenizer, from ``tfft.build`` or any other.
         path: File to write, with the suffix ``.onnx``. An existing file is never replaced.
         examples: Examples for the comparison with the Keras model: image arrays of the model's size, arrays by input
-            name, or image files (paths or contents); at most 100 are used. Defaults to random inputs.
+            name, image files (paths or contents), or texts; at most 100 are used. Defaults to random inputs, or a few
+            sentences.
         class_names: As for :func:`tfft.export`.
         card: As for :func:`tfft.export`.
         input_spec: As for :func:`tfft.export`.
@@ -89,7 +92,7 @@ def export_onnx(
     ONNX.require()
     target = target_file(path, ONNX)
     source = source_of(model, ONNX, class_names, card, input_spec)
-    compared = example_arrays(source.serving, source.specs, examples)
+    compared = example_arrays(source, examples)
     with new_file(target, _convert(source)) as written:
         found = compare(ONNX, written, source.function, compared, _TOLERANCE)
     return ONNXExport(
@@ -122,13 +125,22 @@ def _convert(source: Source) -> bytes:
             f"ONNX has no operation {operations}{f' (in {layers})' if layers else ''}. Export a SavedModel with "
             "tfft.export, or a model without that layer."
         )
-    onnx.helper.set_model_props(made, dict(source.documents))
+    onnx.helper.set_model_props(made, dict(map(_property, source.documents.items())))
     if made.ByteSize() > _MOST_BYTES:
         raise ExportError(
             f"An ONNX file has at most 2 GB. Received: a model of {made.ByteSize() / 1e9:.1f} GB. Export a SavedModel "
             "with tfft.export."
         )
     return bytes(made.SerializeToString())
+
+
+def _property(document: tuple[str, bytes]) -> tuple[str, str]:
+    """Return a document as metadata of the file, which are texts: in base64 if it is none."""
+    name, content = document
+    try:
+        return name, content.decode()
+    except UnicodeDecodeError:
+        return f"{name}.base64", base64.b64encode(content).decode()
 
 
 def _unknown_nodes(graph: Any) -> Iterator[tuple[str, str]]:

@@ -24,6 +24,7 @@ from tfft.exporting.loader import ARRAY_SIGNATURE
 from tfft.exporting.model_card import describe_tensor, model_card
 from tfft.exporting.parity import Examples, decoded_files, random_arrays
 from tfft.exporting.signatures import Serving, serving_functions
+from tfft.exporting.tokens import TokenModel, without_tokenizer
 from tfft.heads import RAW_SIGNATURE
 from tfft.io.name_files import format_lines
 from tfft.specs import InputSpec
@@ -187,13 +188,15 @@ class Source:
         serving: What the model serves, with images of its size.
         specs: Its inputs by name.
         function: The served function, see :func:`numeric_function`.
-        documents: Texts that the file carries, by name: the model card and the names of the classes.
+        documents: Files inside of the file, by name: the model card, the names of the classes, a vocabulary.
+        tokens: The text model that ``serving`` serves from tokens; None for other models.
     """
 
     serving: Serving
     specs: Mapping[str, tf.TensorSpec]
     function: tf.types.experimental.ConcreteFunction
-    documents: Mapping[str, str]
+    documents: Mapping[str, bytes]
+    tokens: TokenModel | None = None
 
     @property
     def inputs(self) -> dict[str, str]:
@@ -213,29 +216,35 @@ def source_of(
     Raises:
         ExportError: If the model does not fit the runtime.
     """
+    tokens = without_tokenizer(model)
+    if tokens is not None:
+        model = tokens.network
     serving = serving_functions(model, class_names=class_names, input_spec=input_spec, fixed_size=True)
     specs = fixed_specs(serving, runtime)
-    documents = {"model_card.md": model_card(model, serving, card)}
+    documents = {"model_card.md": model_card(model, serving, card).encode()}
     if serving.class_names:
-        documents["labels.txt"] = format_lines(serving.class_names)
-    return Source(serving, specs, numeric_function(serving, specs), documents)
+        documents["labels.txt"] = format_lines(serving.class_names).encode()
+    if tokens is not None:
+        documents |= tokens.files()
+    return Source(serving, specs, numeric_function(serving, specs), documents, tokens)
 
 
-def example_arrays(
-    serving: Serving, specs: Mapping[str, tf.TensorSpec], examples: Examples | None, count: int = _CHECKED
-) -> dict[str, np.ndarray]:
+def example_arrays(source: Source, examples: Examples | None, count: int = _CHECKED) -> dict[str, np.ndarray]:
     """Return examples as arrays by input name.
 
     Args:
-        serving: What the model serves.
-        specs: Its inputs, from :func:`fixed_specs`.
-        examples: Arrays, arrays by input name or image files; None for random numbers.
+        source: What is converted.
+        examples: Arrays, arrays by input name, image files, or texts of a text model; None for random numbers, or a
+            few sentences.
         count: Largest number of examples.
 
     Raises:
         ExportError: If they do not fit the inputs.
     """
+    serving, specs = source.serving, source.specs
     first = next(iter(specs))
+    if source.tokens is not None and not isinstance(examples, Mapping):  # arrays by name are tokens already
+        return source.tokens.tokens(None if examples is None else list(examples)[:count])
     if examples is None:
         return random_arrays(specs, rows=8)
     if isinstance(examples, (Mapping, np.ndarray)):
