@@ -137,4 +137,8 @@ def test_what_has_no_single_tokenizer_is_refused_with_the_way_out(backbone, tmp_
     tagger = tfft.build(backbone, tfft.heads.token_classification(["O", "B-film"]))
     with pytest.raises(ExportError, match="LiteRT has no tokenizer. Export a SavedModel"):
         export_litert(tagger, tmp_path / "tags.tflite")
+    model = tfft.build(backbone, tfft.heads.classification(NAMES))
+    for wrong in (PAIRS, np.zeros((2, 12), np.int32)):
+        with pytest.raises(ExportError, match=r"Expected texts as examples, such as \['a text'\]. Received: .*, "):
+            export_litert(model, tmp_path / "texts.tflite", examples=wrong)
     assert list(tmp_path.iterdir()) == []

@@ -16,6 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfft.errors import ExportError
 from tfft.features.engines import stage
 from tfft.features.functional_graph import flatten
 from tfft.layers.tokenize import Tokenize
@@ -48,9 +49,18 @@ class TokenModel:
 
         Args:
             texts: Texts [N], or pairs of them [N, 2]; None for a few sentences.
+
+        Raises:
+            ExportError: If the examples are no texts, or not as many in an example as the model takes.
         """
         rows = np.array([(text,) * self.columns for text in _SAMPLES] if texts is None else texts, object)
         columns = [rows] if rows.ndim == 1 else list(rows.T)
+        if len(columns) != self.columns or not all(isinstance(value, (str, bytes)) for value in rows.flat):
+            wanted = "texts" if self.columns == 1 else "pairs of texts"
+            raise ExportError(
+                f"Expected {wanted} as examples, such as {['a text'] if self.columns == 1 else [('one', 'two')]!r}. "
+                f"Received: an array of the shape {list(rows.shape)}."
+            )
         found = self.tokenizer([tf.constant(column.tolist(), tf.string) for column in columns])
         return {name: np.asarray(found[name]) for name in (tensor.name for tensor in self.network.inputs)}
 
@@ -62,19 +72,10 @@ class TokenModel:
             with tempfile.TemporaryDirectory(prefix="tfft-vocabulary-") as folder:
                 held.save_assets(folder)
                 found = {path.name: path.read_bytes() for path in sorted(pathlib.Path(folder).iterdir())}
-        plain = (bool, int, str)
-        settings: dict[str, Any] = {
-            name: value
-            for layer in (held, self.tokenizer.packer)
-            for name, value in layer.get_config().items()
-            if isinstance(value, plain)
-        }
-        special = {
-            name: value for name, value in vars(held).items() if name.endswith("_token_id") and value is not None
-        }
-        own = {"tokenizer": type(held).__name__, "length": self.tokenizer.max_length, **special}
-        text = json.dumps({**settings, **own}, indent=1, ensure_ascii=False, default=int)
-        return {**found, SETTINGS_FILE: text.encode()}
+        settings: dict[str, Any] = {"tokenizer": type(held).__name__, "length": self.tokenizer.max_length}
+        settings |= {name: value for name, value in held.get_config().items() if _is_setting(name, value)}
+        settings |= {name: int(number) for name, number in vars(held).items() if _is_number_of_token(name, number)}
+        return {**found, SETTINGS_FILE: json.dumps(settings, indent=1, ensure_ascii=False).encode()}
 
 
 def _is_setting(name: str, value: Any) -> bool:
