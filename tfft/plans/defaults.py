@@ -29,7 +29,7 @@ _SMALL_SIDE, _SMALL_SIZE = 64, 128
 _SHOWN, _COMPARED, _PAIR_STEPS = 40, 32, 200  # times an example is shown on pairs, examples of a batch, most steps
 PAIRED = 64  # examples of each class at most, which are compared in pairs
 _FITS = 0.78  # below it, all blocks train; docs/plans.md has the evidence
-_SHARES = ((500, 6), (5_000, 3), (50_000, 2))  # (below so many examples, train one block in so many)
+_MANY = 50_000  # examples; below, the last half of the blocks trains
 
 
 @dataclasses.dataclass(eq=False)
@@ -118,21 +118,13 @@ class Draft:
                 "the gap between the majority class and a perfect score, so the data is unlike that of the backbone"
             )
             return "all"
-        if self.is_tiny and stats.examples < _SHARES[-1][0]:
+        if stats.examples < _MANY:
             count = math.ceil(stats.blocks / 2)
             self.reasons["unfreeze"] = (
-                f"the last {count} of {stats.blocks} blocks: such small images look like nothing the backbone was "
-                "trained on"
+                f"the last {count} of {stats.blocks} blocks: {stats.examples:,} examples are too few to train more "
+                "without forgetting"
             )
             return count
-        for limit, parts in _SHARES:
-            if stats.examples < limit:
-                count = math.ceil(stats.blocks / parts)
-                self.reasons["unfreeze"] = (
-                    f"the last {count} of {stats.blocks} blocks: {stats.examples:,} examples are too few to train more "
-                    "without forgetting"
-                )
-                return count
         self.reasons["unfreeze"] = f"{stats.examples:,} examples are enough to train all {stats.blocks} blocks"
         return "all"
 
