@@ -34,12 +34,12 @@ def recommend(
     A backbone with random weights gets the plan ``from_scratch``. Otherwise the plan is ``few_shot`` for fewer than ten
     examples in the smallest class, unless a linear head on the pretrained features has a low score beyond doubt; else
     it is ``lp_ft``; see :mod:`tfft.plans.strategies`.
-    Epochs follow from steps: fine-tuning gets at least 280, a trained head 240, in 2 to 10 epochs. The fewer the
-    examples, the fewer last blocks train: a sixth of them below 500, a third below 5,000, half below 50,000, else all.
-    Tiny images are unlike the pretraining data; with 500 of them and more, at least half of the blocks train, at a
-    higher rate. If a linear head on the pretrained features has a low score, all blocks train at that rate. Rates are
-    for Adam and grow with the square root of the batch size. Texts get AdamW at lower rates, and with at most 64
-    examples in the smallest class the reasons name ``setfit`` as an alternative; it is never chosen automatically.
+    Epochs follow from steps: fine-tuning gets at least 280, a trained head 240, in 2 to 10 epochs. The last half of the
+    blocks trains, and all of them from 50,000 examples on. Tiny images are unlike the pretraining data; with 500 of
+    them and more, the rate is higher. If a linear head on the pretrained features has a low score, all blocks train at
+    that rate. Rates are for Adam and grow with the square root of the batch size. Texts get AdamW at lower rates, and
+    with at most 64 examples in the smallest class the reasons name ``setfit`` as an alternative; it is never chosen
+    automatically.
 
     Args:
         stats: Statistics of data and backbone.
@@ -57,7 +57,7 @@ def recommend(
     Example:
         >>> plan = recommend(DatasetStats(examples=1437, classes=10, blocks=18))
         >>> plan.phases[1].unfreeze, plan.phases[1].epochs
-        (6, 7)
+        (9, 7)
     """
     config = config or RunConfig()
     config.check()

@@ -41,7 +41,7 @@ from tfft.training import train
 MEASURED = "measured"
 SHARE = 0.25  # of the minutes, or of the expected time of fine-tuning, for the trial
 _COUNT, _LEAST = 512, 80  # training examples of a trial, and how many there must be
-_PARTS = (6, 3, 1)  # train the last sixth, third, or all of the blocks
+_PARTS = (6, 2, 1)  # train the last sixth, half, or all of the blocks
 _HELD_OUT = 4  # one in so many is held out within the trial
 _GAIN = 0.5  # standard errors by which a dearer candidate has to be better
 
