@@ -17,7 +17,9 @@ from tfft.cli import main
 from tfft.errors import TfftError
 from tfft.evaluation import coverage_curve
 from tfft.evaluation.calibration import calibration
+from tfft.evaluation.temperature import fit_temperature
 from tfft.registry import ExampleResult
+from tfft.reporting import report
 from tfft.reporting.embedding import Embedding, colours_of, draw_map, embed
 from tfft.reporting.page import Page
 
@@ -67,6 +69,24 @@ def test_fewer_answers_are_more_often_right():
         assert row.interval[0] < row.accuracy < row.interval[1]
     assert rows[-1].accuracy > rows[0].accuracy + 0.05
     assert len(coverage_curve(np.full(9, 0.7), np.arange(9) < 6)) == 1
+
+
+def test_temperature_scaling_is_shown_where_it_helps():
+    random = np.random.default_rng(0)
+    logits = random.normal(size=(400, 3))
+    odds = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    labels = np.array([random.choice(3, p=row) for row in odds])
+    head = tfft.heads.classification(list("abc"))
+    for factor, helps in ((4.0, True), (1.0, False)):
+        scaling = fit_temperature(head, factor * logits, labels)
+        page = Page("report")
+        after = report._scaling(page, scaling)
+        assert (after is not None) == helps
+        assert (f"divides the logits by {scaling.temperature:.3g}." in page.render()) == helps
+        if helps:
+            assert 3.2 < scaling.temperature < 4.8
+            assert after.error < scaling.before.error / 2
+    assert fit_temperature(head, logits[:49], labels[:49]) is None
 
 
 @pytest.mark.slow
@@ -126,7 +146,7 @@ def run(tmp_path_factory):
     random = np.random.default_rng(0)
     for name, colour in (("blue", (30, 60, 200)), ("red", (210, 40, 40))):
         (root / "photos" / name).mkdir(parents=True)
-        for i in range(20):
+        for i in range(52):
             pixels = np.clip(random.normal(0, 20, (18, 24, 3)) + colour, 0, 255).astype(np.uint8)
             (root / "photos" / name / f"{name}{i}.png").write_bytes(tf.io.encode_png(pixels).numpy())
     for i in range(4):  # wrong labels
@@ -149,6 +169,7 @@ def test_a_report_shows_scores_curves_calibration_and_mistakes(run, capsys):
     ]
     assert {"Learning curves", "Scores per class", "Calibration", "Data check", "Settings"} <= set(page.headings)
     assert f"{run.final_scores.accuracy:.4f}" in text
+    assert ("No temperature improves these probabilities." in text) != ("--calibrate divides the logits" in text)
     sizes = []
     for source in page.sources:
         kind, data = source.split(";base64,")

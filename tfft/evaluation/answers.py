@@ -43,8 +43,19 @@ def logits_and_labels(model: keras.Model, dataset: Any, *, least: int, purpose: 
     count = sum(len(each) for each in labels)
     if count < least:
         raise DataError(f"Expected at least {least} examples to {purpose}. Received: {count}. Fix: hold out more.")
-    found, given = np.concatenate(logits), np.concatenate(labels)
+    found = np.concatenate(logits)
+    return found, class_labels(head, found, np.concatenate(labels))
+
+
+def class_labels(head: heads.Head, logits: np.ndarray, given: np.ndarray) -> np.ndarray:
+    """Return labels as :func:`logits_and_labels` does.
+
+    Args:
+        head: Head for classes.
+        logits: Logits [N, units].
+        given: Labels of the same examples: classes, one-hot rows, or 0 and 1 for each label.
+    """
     if head.convex_loss == "softmax":
-        given = given.argmax(axis=-1) if given.ndim == 2 and given.shape[-1] > 1 else given.reshape(-1)
-        return found, given.astype(np.int64)
-    return found, (given.reshape(found.shape) > 0.5).astype(np.float64)
+        classes = given.argmax(axis=-1) if given.ndim == 2 and given.shape[-1] > 1 else given.reshape(-1)
+        return classes.astype(np.int64)
+    return (given.reshape(logits.shape) > 0.5).astype(np.float64)

@@ -100,12 +100,40 @@ def calibrate(model: keras.Model, dataset: Any, *, seed: int = 0) -> Temperature
     """
     head = heads.from_model(model)
     layers = logits_layers(model)
-    if head.convex_loss not in _LOSSES or len(layers) != 1:
+    if not has_temperature(head) or len(layers) != 1:
         raise PlanError(
             f"Expected a model with one head for classes to calibrate. Received: {len(layers)} of {head.task}. Only "
             "the probabilities of classes have a temperature."
         )
     logits, labels = logits_and_labels(model, dataset, least=_LEAST, purpose="calibrate on")
+    found = fit_temperature(head, logits, labels, seed=seed)
+    assert found is not None  # noqa: S101  # head and number of examples were checked above
+    layers[0].kernel.assign(layers[0].kernel / found.temperature)
+    layers[0].bias.assign(layers[0].bias / found.temperature + found.bias)
+    return found
+
+
+def has_temperature(head: heads.Head) -> bool:
+    """Whether a head gives probabilities of classes, which a temperature can change."""
+    return head.convex_loss in _LOSSES
+
+
+def fit_temperature(
+    head: heads.Head, logits: np.ndarray, labels: np.ndarray, *, seed: int = 0
+) -> TemperatureScaling | None:
+    """Fit temperature and biases to logits, as :func:`calibrate` does, without changing a model.
+
+    Args:
+        head: Head of the logits.
+        logits: Logits of held-out examples, float [N, units].
+        labels: Labels as :func:`tfft.evaluation.answers.class_labels` gives them.
+        seed: Seed for the folds and the bootstrap of the intervals.
+
+    Returns:
+        The scaling; None for a head without classes, or fewer than 50 examples.
+    """
+    if not has_temperature(head) or len(logits) < _LEAST:
+        return None
     loss_of = _LOSSES[head.convex_loss]
 
     def temperature_alone(some: np.ndarray, their_labels: np.ndarray) -> tuple[float, np.ndarray]:
@@ -120,8 +148,6 @@ def calibrate(model: keras.Model, dataset: Any, *, seed: int = 0) -> Temperature
     loss_before, loss_after = loss_of(logits, labels), losses[best]
     before, after = (calibration(*_decisions(each, labels, head), seed=seed) for each in (logits, others[best]))
     temperature, bias = fits[best](logits, labels) if loss_after < loss_before else (1.0, np.zeros(head.units))
-    layers[0].kernel.assign(layers[0].kernel / temperature)
-    layers[0].bias.assign(layers[0].bias / temperature + bias)
     return TemperatureScaling(temperature, bias, len(labels), before, after, loss_before, loss_after)
 
 

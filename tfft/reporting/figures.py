@@ -96,15 +96,23 @@ def curves_figure(curves: ReportCurves) -> Any:
     return drawn
 
 
-def reliability_figure(found: Calibration) -> Any:
-    """Draw a reliability diagram: the accuracy of predictions by their probability."""
+def reliability_figure(found: Calibration, after: Calibration | None = None) -> Any:
+    """Draw a reliability diagram: the accuracy of predictions by their probability.
+
+    Args:
+        found: Calibration of the model as it is.
+        after: Calibration with temperature scaling; None leaves it out.
+    """
     drawn = figure(4.2, 4.2)
     axis = drawn.subplots()
     axis.plot([0, 1], [0, 1], color=_GREY, linestyle=":", label="perfectly calibrated")
-    known = found.counts > 0
-    sizes = 20 + 180 * found.counts[known] / found.counts.max()
-    axis.scatter(found.confidence[known], found.accuracy[known], s=sizes, alpha=0.7)
-    axis.plot(found.confidence[known], found.accuracy[known], linewidth=1)
+    for each, label in ((found, "as it is"), (after, "with temperature scaling")):
+        if each is None:
+            continue
+        known = each.counts > 0
+        sizes = 20 + 180 * each.counts[known] / each.counts.max()
+        (line,) = axis.plot(each.confidence[known], each.accuracy[known], linewidth=1, label=label)
+        axis.scatter(each.confidence[known], each.accuracy[known], s=sizes, alpha=0.7, color=line.get_color())
     axis.set_xlim(0, 1.02)
     axis.set_ylim(0, 1.02)
     axis.set_xlabel("probability of the prediction")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -14,6 +15,8 @@ import tensorflow as tf
 from tfft import heads, registry
 from tfft.data import BatchOptions
 from tfft.errors import BackboneError, PlanError, TfftError
+from tfft.evaluation.answers import class_labels
+from tfft.evaluation.temperature import TemperatureScaling, fit_temperature, has_temperature
 from tfft.features import split_head
 from tfft.recipes import Run
 from tfft.recipes.labelled import labelled_examples
@@ -29,6 +32,8 @@ class HeldOut:
         note: Reason why there are no results; empty if there are.
         sections: Further sections of the task.
         features: Features in front of the head, [N, width]; None if the model has not one vector for each example.
+        scaling: Temperature scaling that fits the examples; None for a task without probabilities of classes, or too
+            few examples.
     """
 
     results: tuple[registry.ExampleResult, ...] = ()
@@ -36,6 +41,7 @@ class HeldOut:
     note: str = ""
     sections: tuple[registry.ReportSection, ...] = ()
     features: np.ndarray | None = None
+    scaling: TemperatureScaling | None = None
 
     @functools.cached_property
     def ranked(self) -> list[tuple[str, registry.ExampleResult]]:
@@ -70,6 +76,7 @@ def held_out_results(run: Run, *, batch_size: int = 32) -> HeldOut:
     answer = _answer(run.model)
     rows: list[registry.ExampleResult] = []
     features: list[np.ndarray] = []
+    answers: list[tuple[np.ndarray, np.ndarray]] = []
     done = 0
     for inputs, labels, *_ in examples.evaluation_batches(spec, BatchOptions(batch_size, cache=False)):
         (vectors, logits), labels = answer(inputs), labels.numpy()
@@ -80,11 +87,22 @@ def held_out_results(run: Run, *, batch_size: int = 32) -> HeldOut:
         if shows_results:
             outputs = {name: value.numpy() for name, value in head.postprocess(logits).items()}
             rows += task.example_results(head, outputs, labels) or []
+        if has_temperature(head):
+            answers.append((logits.numpy(), labels))
         done += len(labels)
     sections = () if builder is None else tuple(builder.sections())
     return HeldOut(
-        tuple(rows), examples.captions, sections=sections, features=np.concatenate(features) if features else None
-    )
+        tuple(rows), examples.captions, sections=sections, features=np.concatenate(features) if features else None,
+        scaling=_scaling(head, answers),
+    )  # fmt: skip
+
+
+def _scaling(head: heads.Head, answers: Sequence[tuple[np.ndarray, np.ndarray]]) -> TemperatureScaling | None:
+    if not answers:
+        return None
+    logits, labels = (np.concatenate(parts) for parts in zip(*answers, strict=True))
+    logits = logits.astype(np.float64)
+    return fit_temperature(head, logits, class_labels(head, logits, labels))
 
 
 def _answer(model: keras.Model) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,8 @@ from tfft import registry
 from tfft.errors import TfftError
 from tfft.evaluation import Scores
 from tfft.evaluation.abstention import coverage_curve
-from tfft.evaluation.calibration import calibration
+from tfft.evaluation.calibration import Calibration, calibration
+from tfft.evaluation.temperature import TemperatureScaling
 from tfft.explanation import explain
 from tfft.io.atomic import write_whole
 from tfft.recipes import Run, load_run
@@ -143,7 +143,7 @@ def _predictions(page: Page, held_out: HeldOut) -> None:
         page.section("Held-out examples")
         page.text(held_out.note, "soft")
         return
-    _calibration(page, held_out.results)
+    _calibration(page, held_out)
     pairs = held_out.ranked
     judged = all(result.correct is not None for _, result in pairs)
     wrong = [(name, result) for name, result in pairs if not result.correct]
@@ -215,8 +215,8 @@ def _section(page: Page, section: registry.ReportSection) -> None:
         page.pictures(section.pictures)
 
 
-def _calibration(page: Page, results: Sequence[registry.ExampleResult]) -> None:
-    known = [(r.confidence, r.correct) for r in results if r.confidence is not None and r.correct is not None]
+def _calibration(page: Page, held_out: HeldOut) -> None:
+    known = [(r.confidence, r.correct) for r in held_out.results if r.confidence is not None and r.correct is not None]
     if not known:
         return
     page.section("Calibration")
@@ -230,7 +230,8 @@ def _calibration(page: Page, results: Sequence[registry.ExampleResult]) -> None:
     )
     if len(known) < _FEW:
         page.text(f"There are only {len(known)} predictions, so the calibration is uncertain.", "soft")
-    page.figure(reliability_figure(found), "Reliability diagram: accuracy by probability")
+    after = _scaling(page, held_out.scaling)
+    page.figure(reliability_figure(found, after), "Reliability diagram: accuracy by probability")
     page.section("Answering only when certain")
     page.text(
         "If less probable predictions are referred to a person, fewer examples get an answer and more answers are "
@@ -243,6 +244,22 @@ def _calibration(page: Page, results: Sequence[registry.ExampleResult]) -> None:
             for one in coverage_curve(confidence, correct)
         ],
     )
+
+
+def _scaling(page: Page, scaling: TemperatureScaling | None) -> Calibration | None:
+    """Write what temperature scaling would change; return the calibration with it, None if it changes nothing."""
+    if scaling is None:
+        return None
+    if scaling.temperature == 1:
+        page.text("No temperature improves these probabilities.", "soft")
+        return None
+    low, high = scaling.after.interval
+    page.text(
+        f"With temperature scaling, cross-fitted in five folds, the error is {scaling.after.error:.4f} ({low:.4f} to "
+        f"{high:.4f}) and the Brier score {scaling.after.brier:.4f}. tfft export RUN OUT --calibrate divides the "
+        f"logits by {scaling.temperature:.3g}."
+    )
+    return scaling.after
 
 
 def _findings(page: Page, folder: pathlib.Path | None) -> None:
