@@ -9,7 +9,7 @@ import pytest
 import tfft
 from tfft.cli import main
 from tfft.errors import DataError, ExportError, PlanError
-from tfft.evaluation.temperature import _fit, _fit_biases, _sigmoid_loss, _softmax_loss
+from tfft.evaluation.temperature import _fit, _fit_biases, _sigmoid_losses, _softmax_losses
 
 WIDTH = 6
 
@@ -93,7 +93,7 @@ def test_biases_are_those_of_a_general_minimizer():
     labels = (random.random((200, 2)) < 1 / (1 + np.exp(-logits / 2 - [1.0, -1.0]))).astype(float)
 
     def cost(at):
-        loss = _sigmoid_loss(logits / np.exp(at[0]) + at[1:], labels)
+        loss = _sigmoid_losses(logits / np.exp(at[0]) + at[1:], labels).mean()
         return loss + (at[0] / 0.5) ** 2 / 2 / 200 + (at[1:] ** 2).sum() / 2 / 200 / 2
 
     wanted = minimize(cost, np.zeros(3), tol=1e-12).x
@@ -124,8 +124,8 @@ def test_the_temperature_is_that_of_a_dense_search():
     numbers, labels = labelled(400, 3)
     logits = 2.5 * numbers[:, :3].astype(np.float64)
     grid = np.exp(np.linspace(np.log(0.05), np.log(20), 4001))
-    for loss, targets in ((_softmax_loss, labels), (_sigmoid_loss, np.eye(3)[labels])):
-        costs = [loss(logits / t, targets) + 2 * np.log(t) ** 2 / 400 for t in grid]
+    for loss, targets in ((_softmax_losses, labels), (_sigmoid_losses, np.eye(3)[labels])):
+        costs = [loss(logits / t, targets).mean() + 2 * np.log(t) ** 2 / 400 for t in grid]
         assert _fit(logits, targets, loss) == pytest.approx(grid[np.argmin(costs)], rel=2e-3)
 
 

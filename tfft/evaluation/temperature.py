@@ -73,8 +73,8 @@ def calibrate(model: keras.Model, dataset: Any, *, seed: int = 0) -> Temperature
     With one class per example, the predicted classes stay the same: only their probabilities change. This is
     temperature scaling (Guo et al., "On calibration of modern neural networks", 2017). Differences: a weak prior holds
     the temperature near 1 (its logarithm has a standard deviation of 0.5), so that a model without a mistake on few
-    examples does not become certain; the scores afterwards are cross-fitted; and if those show no lower cross-entropy,
-    the model stays as it is.
+    examples does not become certain; the scores afterwards are cross-fitted; and if those do not lower the
+    cross-entropy by more than its standard error, the model stays as it is.
 
     With several labels per example, each label also gets a bias (Platt, "Probabilistic outputs for support vector
     machines", 1999, with one slope for all labels), if the cross-fitted cross-entropy is lower with it than without: a
@@ -134,21 +134,23 @@ def fit_temperature(
     """
     if not has_temperature(head) or len(logits) < _LEAST:
         return None
-    loss_of = _LOSSES[head.convex_loss]
+    losses_of = _LOSSES[head.convex_loss]
 
     def temperature_alone(some: np.ndarray, their_labels: np.ndarray) -> tuple[float, np.ndarray]:
-        return _fit(some, their_labels, loss_of), np.zeros(head.units)
+        return _fit(some, their_labels, losses_of), np.zeros(head.units)
 
     fits: list[_Fit] = [temperature_alone]
     if head.convex_loss == "sigmoid" and head.units > 1:
         fits.append(_fit_biases)
     others = [_cross_fitted(fit, logits, labels, seed) for fit in fits]
-    losses = [loss_of(each, labels) for each in others]
-    best = int(np.argmin(losses))
-    loss_before, loss_after = loss_of(logits, labels), losses[best]
+    best = int(np.argmin([losses_of(each, labels).mean() for each in others]))
     before, after = (calibration(*_decisions(each, labels, head), seed=seed) for each in (logits, others[best]))
-    temperature, bias = fits[best](logits, labels) if loss_after < loss_before else (1.0, np.zeros(head.units))
-    return TemperatureScaling(temperature, bias, len(labels), before, after, loss_before, loss_after)
+    losses, scaled = losses_of(logits, labels), losses_of(others[best], labels)
+    helps = (losses - scaled).mean() > (losses - scaled).std() / np.sqrt(len(labels))
+    temperature, bias = fits[best](logits, labels) if helps else (1.0, np.zeros(head.units))
+    return TemperatureScaling(
+        temperature, bias, len(labels), before, after, float(losses.mean()), float(scaled.mean())
+    )  # fmt: skip
 
 
 # From logits and labels to the temperature and the bias of each label.
@@ -165,26 +167,27 @@ def _cross_fitted(fit: _Fit, logits: np.ndarray, labels: np.ndarray, seed: int) 
     return found
 
 
-def _softmax_loss(logits: np.ndarray, labels: np.ndarray) -> float:
+# From logits and labels to the cross-entropy of each example, float [N].
+_Losses = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def _softmax_losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     odds = logits - logits.max(axis=1, keepdims=True)
-    right = odds[np.arange(len(labels)), labels] - np.log(np.exp(odds).sum(axis=1))
-    return float(-right.mean())
+    return np.log(np.exp(odds).sum(axis=1)) - odds[np.arange(len(labels)), labels]
 
 
-def _sigmoid_loss(logits: np.ndarray, labels: np.ndarray) -> float:
-    return float((np.logaddexp(0, logits) - labels * logits).mean())
+def _sigmoid_losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    return (np.logaddexp(0, logits) - labels * logits).mean(axis=1)
 
 
-_LOSSES: dict[str | None, Callable[[np.ndarray, np.ndarray], float]] = {
-    "softmax": _softmax_loss, "sigmoid": _sigmoid_loss,
-}  # fmt: skip
+_LOSSES: dict[str | None, _Losses] = {"softmax": _softmax_losses, "sigmoid": _sigmoid_losses}
 
 
-def _fit(logits: np.ndarray, labels: np.ndarray, loss: Callable[[np.ndarray, np.ndarray], float]) -> float:
+def _fit(logits: np.ndarray, labels: np.ndarray, losses_of: _Losses) -> float:
     """Return the most probable temperature, by a golden section over its logarithm."""
 
     def cost(at: float) -> float:
-        return loss(logits / np.exp(at), labels) + (at / _SPREAD) ** 2 / 2 / len(labels)
+        return float(losses_of(logits / np.exp(at), labels).mean()) + (at / _SPREAD) ** 2 / 2 / len(labels)
 
     low, high = np.log(_COLDEST), np.log(_HOTTEST)
     golden = (5**0.5 - 1) / 2
@@ -210,7 +213,7 @@ def _fit_biases(logits: np.ndarray, labels: np.ndarray) -> tuple[float, np.ndarr
     temperature, bias, count = 1.0, np.zeros(logits.shape[1]), len(labels)
     for _ in range(_ROUNDS):
         before = temperature
-        temperature = _fit(logits, labels, lambda cooled, known: _sigmoid_loss(cooled + bias, known))  # noqa: B023
+        temperature = _fit(logits, labels, lambda cooled, known: _sigmoid_losses(cooled + bias, known))  # noqa: B023
         for _ in range(_NEWTON):
             odds = 1 / (1 + np.exp(-(logits / temperature + bias)))
             slope = (odds - labels).mean(axis=0) + bias / _SHIFT**2 / count
