@@ -170,4 +170,7 @@ def test_data_that_a_linear_head_does_badly_on_trains_all_blocks():
     assert far.phases[1].unfreeze == "all"
     assert far.phases[1].learning_rate > 3 * usual.phases[1].learning_rate
     assert "closes only 40% of the gap" in far.reasons["unfreeze"]
+    doubtful = recommend(dataclasses.replace(FACTS, fit=0.75, fit_high=0.88))  # of few examples
+    assert doubtful.phases[1].unfreeze == usual.phases[1].unfreeze
+    assert doubtful.phases[1].learning_rate == far.phases[1].learning_rate
     assert recommend(dataclasses.replace(FACTS, fit=0.4), RunConfig(unfreeze=2)).phases[1].unfreeze == 2
