@@ -23,12 +23,11 @@ _FROZEN_RATE, _FINE_TUNE_RATE, _FAR_RATE = 5e-3, 3e-4, 1e-3  # at a batch of 32
 _TEXT_RATE = 5e-5  # of transformers (Devlin et al. 2019 tried 2e-5 to 5e-5)
 _TRANSFORMER = {"optimizer": "adamw", "weight_decay": 0.01, "schedule": "linear", "global_clipnorm": 1.0}
 _LEAST_VIEWS, _MOST_VIEWS = 4, 8
-_FEW = 500  # below so many examples, tiny images have no special rule
 _TINY_SIDE, _TINY_SIZE = 32, 64  # pixels
 _SMALL_SIDE, _SMALL_SIZE = 64, 128
 _SHOWN, _COMPARED, _PAIR_STEPS = 40, 32, 200  # times an example is shown on pairs, examples of a batch, most steps
 PAIRED = 64  # examples of each class at most, which are compared in pairs
-_FITS = 0.78  # below it, blocks train at a higher rate; docs/plans.md has the evidence
+_FITS = 0.78  # below it, blocks train at the higher rate of small images; docs/plans.md has the evidence
 _FITS_AT_MOST = 0.85  # if its interval ends below this too, all blocks train
 _MANY = 50_000  # examples; below, the last half of the blocks trains
 
@@ -59,10 +58,10 @@ class Draft:
         return math.ceil(self.stats.examples / size)
 
     @property
-    def is_tiny(self) -> bool:
-        """Whether the images are too small for the pretrained features, with enough examples to rely on that."""
+    def is_small(self) -> bool:
+        """Whether the images are much smaller than those that backbones are trained on."""
         side = self.stats.image_side
-        return side is not None and side <= _TINY_SIDE and self.stats.examples >= _FEW
+        return side is not None and side <= _SMALL_SIDE
 
     @property
     def is_far(self) -> bool:
@@ -147,7 +146,7 @@ class Draft:
         rate = self.config.learning_rate
         size = 32 if self.config.batch_size == "auto" else self.config.batch_size
         scale = math.sqrt(size / 32)
-        peak = _TEXT_RATE if self.stats.texts else _FAR_RATE if self.is_tiny or self.is_far else _FINE_TUNE_RATE
+        peak = _TEXT_RATE if self.stats.texts else _FAR_RATE if self.is_small or self.is_far else _FINE_TUNE_RATE
         frozen, fine = float(f"{_FROZEN_RATE * scale:.2g}"), float(f"{peak * scale:.2g}")
         if isinstance(rate, (tuple, list)):
             return float(rate[0]), float(rate[1])
