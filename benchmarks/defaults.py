@@ -6,6 +6,8 @@ The sets are in ``benchmarks/default_sets.py``; FOLDER has ants_bees, sign_digit
 and multi30k, and texts need ``--text-backbone``. Each set is also cut to 10 and 50 examples of a class. A fifth of the
 training examples chooses the epoch; the score is on test examples not used for selection, and seconds are those of
 ``finetune`` without an export. Sets marked with * are left out of everything that was tuned.
+
+``--plans lp_ft --unfreeze 9 --learning-rate 1e-3`` measures a plan with other settings than its own.
 """
 
 from __future__ import annotations
@@ -19,11 +21,13 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import common
 import default_sets
 import keras
 import plans as plan_table
+import yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -52,8 +56,8 @@ def cell(made: default_sets.Set, size: str, name: str, seed: int, options: argpa
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as cache, contextlib.redirect_stdout(io.StringIO()):
         run = tfft.finetune(
-            backbone, data, plan=plan_of(name, options.bit_steps), seed=seed, cache=cache, minutes=options.budget,
-            **settings,
+            backbone, data, plan=plan_of(name.partition(" ")[0], options.bit_steps), seed=seed, cache=cache,
+            minutes=options.budget, **settings, **fixed(options),
         )  # fmt: skip
     seconds = time.perf_counter() - began
     scores = tfft.evaluate(run.model, (inputs, labels))
@@ -67,6 +71,12 @@ def cell(made: default_sets.Set, size: str, name: str, seed: int, options: argpa
     }  # fmt: skip
 
 
+def fixed(options: argparse.Namespace) -> dict[str, Any]:
+    """Settings that the user gave."""
+    given = {"unfreeze": options.unfreeze, "learning_rate": options.learning_rate}
+    return {name: value for name, value in given.items() if value is not None}
+
+
 def read(path: pathlib.Path) -> dict[tuple[str, str, str, int], dict]:
     lines = path.read_text("utf-8").splitlines() if path.is_file() else []
     rows = [json.loads(line) for line in lines if line.endswith("}")]  # the last line of a stopped run may be half
@@ -75,7 +85,8 @@ def read(path: pathlib.Path) -> dict[tuple[str, str, str, int], dict]:
 
 def train(makers: dict, options: argparse.Namespace) -> None:
     began, done = time.monotonic(), read(options.out)
-    cells = [(each, size, name, seed) for seed in range(options.seeds) for each in options.sets or makers
+    more = "".join(f" {name}={value}" for name, value in fixed(options).items())
+    cells = [(each, size, name + more, seed) for seed in range(options.seeds) for each in options.sets or makers
              for size in options.sizes for name in options.plans]  # fmt: skip
     cache: dict[str, default_sets.Set] = {}
     for key in cells:
@@ -100,8 +111,8 @@ def table(path: pathlib.Path) -> None:
         made.add_column(name, justify="left" if name in ("set", "size", "plan") else "right", no_wrap=True)
     good = cheap = judged = 0
     for each, size in dict.fromkeys((row["set"], row["size"]) for row in rows):
-        found = {p: [r for r in rows if (r["set"], r["size"], r["plan"]) == (each, size, p)] for p in PLANS}
-        found = {plan: cells for plan, cells in found.items() if cells}
+        here = [row for row in rows if (row["set"], row["size"]) == (each, size)]
+        found = {plan: [r for r in here if r["plan"] == plan] for plan in dict.fromkeys(r["plan"] for r in here)}
         means = {plan: statistics.mean(_higher(r) for r in cells) for plan, cells in found.items()}
         minutes = {plan: statistics.mean(r["seconds"] for r in cells) / 60 for plan, cells in found.items()}
         best = max(means, key=means.__getitem__)
@@ -144,6 +155,8 @@ def main() -> None:
     parser.add_argument("--text-backbone", help="handle or folder of a text encoder, for sst2 and multi30k")
     parser.add_argument("--bit-steps", type=int, help="of the plan bit, whose rule says 500")
     parser.add_argument("--budget", type=float, help="minutes= of every run, for plans at equal minutes")
+    parser.add_argument("--unfreeze", type=yaml.safe_load, help="unfreeze= of every run")
+    parser.add_argument("--learning-rate", type=float, help="learning_rate= of every run")
     parser.add_argument("--minutes", type=float, help="stop before a cell after so many; the rest stays for later")
     parser.add_argument("--table", action="store_true", help="print the table of what is done, and train nothing")
     options = parser.parse_args()

@@ -25,6 +25,7 @@ _TRANSFORMER = {"optimizer": "adamw", "weight_decay": 0.01, "schedule": "linear"
 _LEAST_VIEWS, _MOST_VIEWS = 4, 8
 _TINY_SIDE, _TINY_SIZE = 32, 64  # pixels
 _SMALL_SIDE, _SMALL_SIZE = 64, 128
+_FEW = 200  # examples
 _SHOWN, _COMPARED, _PAIR_STEPS = 40, 32, 200  # times an example is shown on pairs, examples of a batch, most steps
 PAIRED = 64  # examples of each class at most, which are compared in pairs
 _FITS = 0.78  # below it, blocks train at the higher rate of small images; docs/plans.md has the evidence
@@ -141,12 +142,18 @@ class Draft:
             )
         return epochs
 
-    def rates(self) -> tuple[float, float]:
-        """Learning rates of a trained head and of fine-tuned blocks."""
+    def rates(self, *, new_head: bool = False) -> tuple[float, float]:
+        """Return the learning rates of a trained head and of fine-tuned blocks.
+
+        Args:
+            new_head: Whether the blocks train together with a random head. On few examples, the higher rate of small
+                images then ruins them.
+        """
         rate = self.config.learning_rate
         size = 32 if self.config.batch_size == "auto" else self.config.batch_size
         scale = math.sqrt(size / 32)
-        peak = _TEXT_RATE if self.stats.texts else _FAR_RATE if self.is_small or self.is_far else _FINE_TUNE_RATE
+        small = self.is_small and not (new_head and self.stats.examples < _FEW)
+        peak = _TEXT_RATE if self.stats.texts else _FAR_RATE if small or self.is_far else _FINE_TUNE_RATE
         frozen, fine = float(f"{_FROZEN_RATE * scale:.2g}"), float(f"{peak * scale:.2g}")
         if isinstance(rate, (tuple, list)):
             return float(rate[0]), float(rate[1])

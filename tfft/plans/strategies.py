@@ -282,7 +282,8 @@ def _gradual(draft: Draft, stages: int | None = None) -> list[Phase]:
 
 def _full(draft: Draft) -> list[Phase]:
     draft.no_l2()
-    return [Phase(FINE_TUNE, "all", draft.epochs(steps=HEAD_STEPS + FINE_TUNE_STEPS), draft.rates()[1], **draft.how())]
+    epochs, rate = draft.epochs(steps=HEAD_STEPS + FINE_TUNE_STEPS), draft.rates(new_head=True)[1]
+    return [Phase(FINE_TUNE, "all", epochs, rate, **draft.how())]
 
 
 def _from_scratch(draft: Draft) -> list[Phase]:
