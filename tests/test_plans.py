@@ -89,6 +89,15 @@ def test_few_examples_are_never_given_to_a_random_head():
     assert [phase.name for phase in asked.phases] == ["frozen", "fine-tune"]
 
 
+def test_small_images_train_at_a_higher_rate_unless_few_train_a_new_head():
+    def rate(side, examples, plan):
+        facts = dataclasses.replace(FACTS, image_side=side, examples=examples, smallest=examples // 4)
+        return recommend(facts, plan=plans.named(plan)).phases[-1].learning_rate
+
+    assert rate(64, 100, "lp_ft") == rate(8, 1000, "lp_ft") == rate(64, 200, "full") == 1e-3
+    assert rate(65, 100, "lp_ft") == rate(64, 199, "full") == 3e-4
+
+
 def test_unequal_classes_are_pointed_out():
     plan = recommend(dataclasses.replace(FACTS, smallest=20, largest=300))
     assert "the largest class has 300 examples, the smallest 20" in plan.reasons["class_weight"]
