@@ -442,16 +442,20 @@ class InspectedInputs(Functional):
     is saved, loaded and cloned like any functional model.
     """
 
-    def inspect_inputs(self, inputs: list[Any]) -> None:
+    def inspect_inputs(self, inputs: list[Any]) -> list[tf.Operation]:
         """Raise an error for inputs that the model must not take; the one hook for subclasses.
 
         Args:
             inputs: Flat list of tensors or arrays, symbolic within ``fit`` and ``predict``.
+
+        Returns:
+            Within a graph, the operations that raise it: no weight is updated before they have run.
         """
+        return []
 
     def _standardize_inputs(self, inputs: Any) -> Any:
-        self.inspect_inputs([one for one in keras.tree.flatten(inputs) if one is not None])
-        return super()._standardize_inputs(inputs)
+        with tf.control_dependencies(self.inspect_inputs([x for x in keras.tree.flatten(inputs) if x is not None])):
+            return super()._standardize_inputs(inputs)
 
 
 def in_safe_mode() -> bool | None:

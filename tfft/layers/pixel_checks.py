@@ -11,8 +11,13 @@ import tensorflow as tf
 from tfft.errors import DataError, raise_problems
 from tfft.keras_compat import InspectedInputs
 
-_EXPECTED = "Expected pixels from 0 to 255: the model scales them itself. Received floats from"
-_FIX = "Leave out the division by 255 or the preprocess_input in front of the model."
+_EXPECTED = "Expected pixels from 0 to 255: the model scales them itself. Received {} from"
+_SIXTEEN_BITS = "for images of 16 bits, divide by 257"
+_FIXES = {
+    "booleans": "Multiply by 255.",
+    "floats": "Leave out the division by 255 or the preprocess_input in front of the model.",
+    "integers": f"Scale them to 0 to 255; {_SIXTEEN_BITS}.",
+}
 
 
 @keras.saving.register_keras_serializable(package="tfft")
@@ -20,9 +25,9 @@ class PixelModel(InspectedInputs):
     """A functional model of pixels from 0 to 255 that refuses floats which were scaled already.
 
     Keras casts what a model is given to the type of its input, uint8: of pixels from 0 to 1 nothing but 0 is left
-    before any layer could look. This model looks first, in ``predict``, ``evaluate``, ``fit`` and when it is called. It
-    refuses a batch of floats that has a negative value or one over 255, or lies within 0 to 1 and is not all 0.
-    Integers cost nothing.
+    before any layer could look, and of 256 too. This model looks first, in ``predict``, ``evaluate``, ``fit`` and when
+    it is called. It refuses a batch that has a negative value or one over 255, and floats and booleans that lie within
+    0 to 1 and are not all 0. Bytes cost nothing.
 
     Example:
         >>> keras.saving.load_model("model.keras").predict(photos / 255)  # doctest: +SKIP
@@ -30,28 +35,40 @@ class PixelModel(InspectedInputs):
         InvalidArgumentError: Expected pixels from 0 to 255: the model scales them itself. Received ...
     """
 
-    def inspect_inputs(self, inputs: list[Any]) -> None:
+    def inspect_inputs(self, inputs: list[Any]) -> list[tf.Operation]:
         """Raise DataError for scaled pixels, and within a graph ``tf.errors.InvalidArgumentError``."""
+        checks = []
         for given, wanted in zip(inputs, self.inputs, strict=False):
             if wanted.dtype != "uint8" or isinstance(given, keras.KerasTensor):
                 continue
-            if tf.is_tensor(given):
-                if given.dtype.is_floating:
-                    _check_tensor(given)
-            elif np.asarray(given).dtype.kind == "f":
-                _check_tensor(tf.convert_to_tensor(given))
+            images = given if tf.is_tensor(given) else np.asarray(given)
+            if (kind := _kind_of(images)) is not None:
+                checks += _check_tensor(tf.convert_to_tensor(images), kind)
+        return checks
+
+
+def _kind_of(images: tf.Tensor | np.ndarray) -> str | None:
+    """Return which numbers images are of; None for bytes, and for what Keras refuses itself."""
+    dtype = tf.as_dtype(images.dtype)
+    if dtype == tf.bool:
+        return "booleans"
+    if dtype.is_floating:
+        return "floats"
+    return "integers" if dtype.is_integer and dtype != tf.uint8 else None
 
 
 @tf.autograph.experimental.do_not_convert
-def _check_tensor(images: tf.Tensor) -> None:
+def _check_tensor(images: tf.Tensor, kind: str) -> list[tf.Operation]:
+    expected, fix = _EXPECTED.format(kind), _FIXES[kind]
     pixels = tf.cast(images, tf.float32)
     low, high = tf.reduce_min(pixels), tf.reduce_max(pixels)
-    possible = (tf.size(pixels) == 0) | ((low >= 0) & (high <= 255) & ((high > 1) | (high == 0)))  # NaN is neither
+    unscaled = True if kind == "integers" else (high > 1) | (high == 0)
+    possible = (tf.size(pixels) == 0) | ((low >= 0) & (high <= 255) & unscaled)  # NaN is neither
     if tf.executing_eagerly():
         if not bool(possible):
-            raise DataError(f"{_EXPECTED} {float(low):g} to {float(high):g}. {_FIX}")
-        return
-    tf.debugging.Assert(possible, [_EXPECTED, low, "to", high, _FIX])  # runs of itself within a tf.function
+            raise DataError(f"{expected} {float(low):g} to {float(high):g}. {fix}")
+        return []
+    return [tf.debugging.Assert(possible, [expected, low, "to", high, fix])]
 
 
 def check_pixels(images: tf.Tensor | np.ndarray, name: str) -> None:
@@ -82,7 +99,8 @@ def pixel_problems(images: np.ndarray) -> list[str]:
         return ["images must be finite, received NaN or infinity"]
     low, high = float(images.min()), float(images.max())
     if low < 0 or high > 255:
-        return [f"pixels must be in 0 to 255, received {low:g} to {high:g}"]
+        hint = f": {_SIXTEEN_BITS}" if low >= 0 and images.dtype.kind in "iu" else ""
+        return [f"pixels must be in 0 to 255, received {low:g} to {high:g}{hint}"]
     if images.dtype.kind == "f" and 0 < high <= 1:
         return [f"pixels must be in 0 to 255, received {low:g} to {high:g}: multiply by 255"]
     return []
