@@ -85,3 +85,20 @@ def test_a_solved_phase_says_that_it_calls_no_callback():
 def test_swapped_averages_have_a_setting_of_their_own():
     with pytest.raises(PlanError, match=r"Received: SwapEMAWeights.*ema_decay="):
         fit(keras.callbacks.SwapEMAWeights(), kept=False)
+
+
+@pytest.mark.parametrize("make", [keras.callbacks.EarlyStopping, keras.callbacks.ReduceLROnPlateau])
+def test_a_monitor_that_is_not_logged_stops_before_training(make):
+    told = r"Expected a monitor of \w+ that training logs: loss, accuracy, val_loss, val_accuracy\. Received: 'val_acc'\."
+    with pytest.raises(PlanError, match=told):
+        fit(make(monitor="val_acc", mode="max"), kept=False)
+
+
+def test_a_callback_of_a_user_may_log_what_another_monitors():
+    class Log(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            logs["own"] = epoch
+
+    stop = keras.callbacks.EarlyStopping("own", mode="min", patience=1)
+    fit(Log(), stop, kept=False)
+    assert stop.best == 0

@@ -6,8 +6,10 @@ import argparse
 import dataclasses
 import inspect
 import pathlib
+import re
 import typing
 
+import numpy as np
 import pytest
 import yaml
 
@@ -378,3 +380,31 @@ def test_paths_become_text():
 def test_named_plans_take_the_settings_of_phases():
     for name in PHASE_KEYWORDS:
         plans.named("lp_ft", **{name: PHASE[name][0]}).check(RunConfig())
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("lr", "'lr'. Did you mean 'learning_rate'?"),
+        ("validation_split", "'validation_split'. Did you mean 'validation'?"),
+        ("output_dir", "Did you mean 'out'?"),
+        ("optimizer", "It is a setting of a phase: plan=tfft.plans.lp_ft(optimizer=...)"),
+        ("sample_weight", "a tf.data.Dataset of (inputs, labels, weights)"),
+    ],
+)
+def test_names_of_other_libraries_lead_to_those_of_tfft(name, told):
+    with pytest.raises(PlanError, match=re.escape(told)):
+        config_of(None, "auto", {name: 1}, ("out",))
+
+
+def test_numbers_of_numpy_become_numbers_of_python():
+    config = RunConfig(
+        epochs=np.int64(2),
+        dropout=np.float32(0.5),
+        image_size=(np.int32(32), 32),
+        class_weight={np.int64(0): np.float64(2)},
+    )
+    assert not config.problems()
+    kept = [config.epochs, config.dropout, *config.image_size, *config.class_weight, *config.class_weight.values()]
+    assert [type(value) for value in kept] == [int, float, int, int, int, float]
+    assert type(Phase("tune", 1, np.int64(3), np.float64(1e-3)).epochs) is int

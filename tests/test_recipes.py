@@ -247,6 +247,21 @@ def test_all_wrong_settings_are_told_at_once_before_anything_is_loaded():
         finetune("no-such-backbone", "no-such-folder", callbacks=[print])
 
 
+def test_callbacks_come_in_each_form_that_keras_takes():
+    data = (np.zeros((0, 8, 8, 3), np.uint8), np.zeros(0))
+    for callbacks in (None, keras.callbacks.TerminateOnNaN(), (keras.callbacks.TerminateOnNaN(),)):
+        with pytest.raises(DataError):  # the callbacks are fine
+            finetune("nowhere", data, callbacks=callbacks, verbose=False)
+    with pytest.raises(PlanError, match=r"make an object of the class: TerminateOnNaN\(\.\.\.\)"):
+        finetune("nowhere", data, callbacks=[keras.callbacks.TerminateOnNaN], verbose=False)
+
+
+@pytest.mark.parametrize("place", ["out", "export_to", "cache"])
+def test_a_place_that_is_no_path_is_named(place):
+    with pytest.raises(PlanError, match=f"{place}: Expected a path, True or False or None. Received: 5"):
+        finetune("nowhere", "photos", **{place: 5})
+
+
 def test_bad_data_stops_before_the_backbone_is_opened():
     with pytest.raises(DataError, match="no-such-folder"):
         finetune("no-such-backbone", "no-such-folder")

@@ -35,9 +35,11 @@ from tfft.commands import (
     train,
 )
 from tfft.commands import list as list_presets
+from tfft.config.plan import PHASE_KEYWORDS
 from tfft.console.output import FAILED, SUCCESS, PrintResult, debugging, say
 from tfft.errors import TfftError, did_you_mean, join_names
 from tfft.io.allocator import advise_memory
+from tfft.settings import nearest_setting
 
 _COMMANDS: dict[str, Any] = {
     "demo": demo, "train": train, "language": language, "check": check, "preview": preview, "inspect": inspect,
@@ -105,7 +107,7 @@ class _Parser(argparse.ArgumentParser):
         """Report arguments that are none of the command."""
         known = set(_OPTION.findall(self.format_help()))
         options = [word.partition("=")[0] for word in unknown if word.startswith("-")]
-        said = [f"unknown option {word}.{did_you_mean(word, known)}" for word in options]
+        said = [f"unknown option {word}.{_option_hint(word, known)}" for word in options]
         self.error(" ".join(said) or f"unexpected argument: {join_names(unknown)}.")
 
     def shorten_usage(self) -> None:
@@ -114,8 +116,15 @@ class _Parser(argparse.ArgumentParser):
         self.usage = " ".join([self.prog, "[OPTIONS]", *needed.split()])
 
 
+def _option_hint(word: str, known: set[str]) -> str:
+    name = word.strip("-").replace("-", "_")
+    if name in PHASE_KEYWORDS and "--set" in known:
+        return f" It is a setting of a phase: --set {name}=VALUE."
+    return nearest_setting(word, known)
+
+
 _WRONG_CHOICE = re.compile(r"argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)$")
-_OPTION = re.compile(r"(?<!\S)--[a-z][a-z-]*")
+_OPTION = re.compile(r"(?<!\S)--[a-z][a-z0-9-]*")
 _OPTIONAL = re.compile(r"\[-(?:[^][]|\[[^]]*\])*\]")
 
 

@@ -211,6 +211,28 @@ def defaults_of(table: type) -> dict[str, Any]:
     }
 
 
+def replace_numpy(settings: Any) -> None:
+    """Replace the NumPy scalars in the fields of a frozen dataclass by numbers of Python, which YAML files can hold."""
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if (plain := _of_python(value)) is not value:
+            object.__setattr__(settings, field.name, plain)
+
+
+def _of_python(value: Any) -> Any:
+    if _is_numpy_scalar(value):
+        return value.item()
+    if type(value) is dict and any(map(_is_numpy_scalar, (*value, *value.values()))):
+        return {_of_python(name): _of_python(one) for name, one in value.items()}
+    if type(value) in (tuple, list) and any(map(_is_numpy_scalar, value)):
+        return type(value)(map(_of_python, value))
+    return value
+
+
+def _is_numpy_scalar(value: Any) -> bool:
+    return type(value).__module__ == "numpy" and getattr(value, "shape", None) == ()
+
+
 def problems_of(settings: Any) -> Iterator[str]:
     """Yield a sentence for each field whose value fails its check."""
     for field in dataclasses.fields(settings):
@@ -219,17 +241,44 @@ def problems_of(settings: Any) -> Iterator[str]:
             yield f"{field.name}: {problem}"
 
 
-def check_names(names: Iterable[str], known: Iterable[str], where: str) -> None:
+# Settings of Keras, scikit-learn, fastai and the Hugging Face Trainer.
+_OTHER_NAMES = {
+    "lr": "learning_rate", "base_lr": "learning_rate",
+    "nb_epoch": "epochs", "n_epochs": "epochs", "num_epochs": "epochs", "num_train_epochs": "epochs",
+    "validation_data": "validation", "validation_split": "validation", "val_split": "validation",
+    "valid_pct": "validation", "test_size": "validation",
+    "bs": "batch_size", "per_device_train_batch_size": "batch_size", "random_state": "seed",
+    "target_size": "image_size", "input_shape": "image_size", "img_size": "image_size",
+    "output_dir": "out", "sep": "delimiter", "label_delim": "separator", "y_col": "label", "label_col": "label",
+}  # fmt: skip
+
+
+def nearest_setting(name: str, known: Iterable[str]) -> str:
+    """Return ``" Did you mean 'x'?"`` for the setting that has a name in another library, or a similar one.
+
+    Args:
+        name: Name that the user wrote; of the command line too, with ``--`` and ``-``.
+        known: Valid names, written in the same way.
+    """
+    known = list(known)
+    other = _OTHER_NAMES.get(name.lstrip("-").replace("-", "_"), "")
+    other = f"--{other.replace('_', '-')}" if name.startswith("-") else other
+    return f" Did you mean {other!r}?" if other in known else did_you_mean(name, known)
+
+
+def check_names(names: Iterable[str], known: Iterable[str], where: str, fixes: Mapping[str, str] | None = None) -> None:
     """Raise one PlanError for all unknown names, with suggestions.
 
     Args:
         names: Names to check.
         known: Valid names.
         where: Where the names were given, for the message.
+        fixes: Sentences that say where other names belong.
     """
-    known = list(known)
+    known, fixes = list(known), fixes or {}
+    every = f" Expected one of: {join_names(known, limit=60)}."
     problems = [
-        f"Unknown setting {name!r}.{did_you_mean(name, known) or f' Expected one of: {join_names(known, limit=60)}.'}"
+        f"Unknown setting {name!r}." + (f" {fixes[name]}" if name in fixes else nearest_setting(name, known) or every)
         for name in names
         if name not in known
     ]

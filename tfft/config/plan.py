@@ -22,6 +22,7 @@ from tfft.settings import (
     documents,
     number,
     one_of,
+    replace_numpy,
     resolved,
     setting,
     whole,
@@ -138,6 +139,9 @@ class Phase:
         "between classes. The head does not train, so a phase that computes it must follow.",
         check=whole(0),
     )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        replace_numpy(self)
 
     @property
     def solves_head(self) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self, TypedDict
 
-from tfft.config.plan import Plan
+from tfft.config.plan import PHASE_KEYWORDS, Plan
 from tfft.config.shared_settings import SharedSettings
 from tfft.config.value_checks import BLOCKS, RATE, RATES
 from tfft.errors import PlanError
@@ -69,6 +69,16 @@ class _PhaseSettings:
     )  # fmt: skip
 
 
+_ELSEWHERE = {
+    **{
+        name: f"It is a setting of a phase: plan=tfft.plans.lp_ft({name}=...), or of another plan."
+        for name in PHASE_KEYWORDS
+    },
+    "metrics": "They follow from the task; tfft.evaluate(run.model, ...) gives all scores.",
+    "sample_weight": "Weights belong to the data: a tf.data.Dataset of (inputs, labels, weights).",
+}
+
+
 @documents()
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(SharedSettings, _PhaseSettings):
@@ -93,7 +103,8 @@ class RunConfig(SharedSettings, _PhaseSettings):
             PlanError: For all unknown names, with suggestions.
         """
         names = [f.name for f in dataclasses.fields(self)]
-        check_names([name for name in settings if name not in names], [*names, *others], "the run")
+        unknown = [name for name in settings if name not in names]
+        check_names(unknown, [*names, *others], "the run", _ELSEWHERE)
         return dataclasses.replace(self, **settings)
 
 

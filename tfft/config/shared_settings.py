@@ -37,6 +37,7 @@ from tfft.settings import (
     parse_whole,
     parse_whole_or_auto,
     problems_of,
+    replace_numpy,
     satisfies,
     setting,
     string,
@@ -342,6 +343,9 @@ class SharedSettings:
         help="Raise an error for a file that cannot be used, instead of skipping it.",
         check=FLAG, cli=Option(), group="data", scope=("reading",),
     )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        replace_numpy(self)
 
     def given(self, scope: str) -> dict[str, Any]:
         """Return the settings of a scope that differ from their defaults.

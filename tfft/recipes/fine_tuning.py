@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
 import keras
@@ -29,12 +29,15 @@ from tfft.recipes.run import Run, plan_from_yaml, profiled
 from tfft.recipes.run_data import RunData, load_run_data
 from tfft.recipes.run_output import RunOutput
 from tfft.recipes.run_training import train_run
-from tfft.settings import defaults_of, documents
+from tfft.settings import FLAG, NONE, defaults_of, documents, satisfies
 from tfft.training import is_chief
 from tfft.training.phase_checks import check_phases
 from tfft.training.tracking import check_trackers, tracking
 
 _SOON, _FEW = 300.0, 5000  # seconds and examples of a training beside which the process of the check may wait
+_PLACE = (
+    satisfies("a path", lambda value: isinstance(value, (str, os.PathLike)) and bool(os.fspath(value))) | FLAG | NONE
+)
 _OTHERS = ("plan", "out", "export_to", "cache", "callbacks", "log", "verbose", "config")
 
 
@@ -49,7 +52,7 @@ def finetune(
     out: str | os.PathLike[str] | None = None,
     export_to: str | os.PathLike[str] | bool | None = None,
     cache: str | os.PathLike[str] | bool | None = "auto",
-    callbacks: Sequence[keras.callbacks.Callback] = (),
+    callbacks: Sequence[keras.callbacks.Callback] | keras.callbacks.Callback | None = (),
     log: str | Sequence[str] = (),
     verbose: bool | int = True,
     config: RunConfig | None = None,
@@ -113,7 +116,8 @@ def finetune(
         (0.9542, (0.9085, 0.9776))
     """
     chosen, named_plan = _chosen(plan, config_of(config, task, settings, _OTHERS))
-    _check(chosen, named_plan, callbacks)
+    callbacks = [] if callbacks is None else keras.tree.flatten(callbacks)  # one, or several, as Keras takes them
+    _check(chosen, named_plan, callbacks, {"out": out, "export_to": export_to, "cache": cache})
     output, trackers = RunOutput.of(out, export_to), check_trackers(log, out)
     printer = Printer(int(verbose) if is_chief() else 0)
 
@@ -218,10 +222,14 @@ def _chosen(
     return with_new_statistics(plan if isinstance(plan, Plan) else plan_from_yaml(plan), None), None
 
 
-def _check(config: RunConfig | Plan, plan: NamedPlan | None, callbacks: Sequence[Any]) -> None:
+def _check(
+    config: RunConfig | Plan, plan: NamedPlan | None, callbacks: Sequence[Any], places: Mapping[str, Any]
+) -> None:
     config.check()
-    problems = [
+    problems = [f"{name}: {problem}" for name, value in places.items() if (problem := _PLACE(value))]
+    problems += [
         f"callbacks: Expected keras.callbacks.Callback objects. Received: {callback!r}"
+        + ("; make an object of the class: " + f"{callback.__name__}(...)." if isinstance(callback, type) else ".")
         for callback in callbacks
         if not isinstance(callback, keras.callbacks.Callback)
     ]

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfft.config import Phase
-from tfft.errors import AuditError, PlanError, join_names
+from tfft.errors import AuditError, PlanError, did_you_mean, join_names
 from tfft.keras_compat import trained_variables
 from tfft.registry import Metric
 from tfft.training.distribute import is_chief, statistics_of
@@ -215,11 +215,15 @@ def build_metrics(model: keras.Model, dataset: tf.data.Dataset) -> None:
     model.reset_metrics()
 
 
-def check_callbacks(callbacks: Sequence[keras.callbacks.Callback]) -> None:
-    """Refuse a callback of Keras that needs an optimizer with averages of its own.
+def check_callbacks(callbacks: Sequence[keras.callbacks.Callback], logged: Sequence[str] | None = None) -> None:
+    """Refuse callbacks of Keras that need averages of an optimizer, or a value that is not logged.
+
+    Args:
+        callbacks: Callbacks of the user. Those of other classes may log values of their own, so then any is accepted.
+        logged: Names of the loss and the metrics; None if they are not known.
 
     Raises:
-        PlanError: With the setting that does the same.
+        PlanError: With the setting that does the same, or the names that are logged.
     """
     if any(isinstance(one, keras.callbacks.SwapEMAWeights) for one in callbacks):
         raise PlanError(
@@ -227,6 +231,16 @@ def check_callbacks(callbacks: Sequence[keras.callbacks.Callback]) -> None:
             "use_ema=True. Set ema_decay=0.999 (of finetune or Phase): it averages the weights, evaluates the averages "
             "and keeps them."
         )
+    if logged is None or not all(isinstance(one, _ONLY_READ) for one in callbacks):
+        return
+    names = [*logged, *(f"val_{name}" for name in logged)]
+    for one in callbacks:
+        monitor = getattr(one, "monitor", None)
+        if monitor is not None and monitor not in names and getattr(one, "save_best_only", True):
+            raise PlanError(
+                f"Expected a monitor of {type(one).__name__} that training logs: {join_names(names)}. "
+                f"Received: {monitor!r}.{did_you_mean(monitor, names)}"
+            )
 
 
 def rate_setter(callbacks: Sequence[keras.callbacks.Callback]) -> str | None:
@@ -235,6 +249,13 @@ def rate_setter(callbacks: Sequence[keras.callbacks.Callback]) -> str | None:
     return next((type(one).__name__ for one in callbacks if isinstance(one, setters)), None)
 
 
+_ONLY_READ = tuple(
+    getattr(keras.callbacks, name)
+    for name in (
+        "BackupAndRestore", "CSVLogger", "EarlyStopping", "History", "LearningRateScheduler", "ModelCheckpoint",
+        "ProgbarLogger", "ReduceLROnPlateau", "TensorBoard", "TerminateOnNaN",
+    )
+)  # fmt: skip
 _HOOKS = [name for name in dir(keras.callbacks.Callback) if name.startswith("on_")]
 
 

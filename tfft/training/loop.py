@@ -116,7 +116,7 @@ def train(
         >>> history = tfft.training.train(model, train, validation, phases)
         >>> history.to_csv("history.csv")
     """
-    _check(model, dataset, validation, phases, callbacks, loss)
+    _check(model, dataset, validation, phases, callbacks, loss, metrics)
     history = History()
     with distribute.scope_of(model):  # metrics have variables, which belong to the model's strategy
         arguments = {"loss": loss, "metrics": metrics} if loss is not None else heads.from_model(model).compile_args()
@@ -154,10 +154,12 @@ def _check(
     phases: Sequence[Phase],
     callbacks: Sequence[keras.callbacks.Callback],
     loss: Any,
+    metrics: Sequence[Any] | None,
 ) -> None:
     """Check the arguments of :func:`train` before any work starts."""
     check_phases(phases, validation=validation is not None)
-    check_callbacks(callbacks)
+    known = callbacks and loss is None and metrics is None
+    check_callbacks(callbacks, ["loss", *(each.name for each in heads.from_model(model).metrics())] if known else None)
     if loss is not None and any(phase.mixup_alpha or phase.cutmix_alpha for phase in phases):
         raise PlanError("mixup and cutmix need labels that are shares, which only the losses of tfft's heads take.")
     check_contrast(model, phases)
