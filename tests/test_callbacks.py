@@ -89,7 +89,9 @@ def test_swapped_averages_have_a_setting_of_their_own():
 
 @pytest.mark.parametrize("make", [keras.callbacks.EarlyStopping, keras.callbacks.ReduceLROnPlateau])
 def test_a_monitor_that_is_not_logged_stops_before_training(make):
-    told = r"Expected a monitor of \w+ that training logs: loss, accuracy, val_loss, val_accuracy\. Received: 'val_acc'\."
+    told = (
+        r"Expected a monitor of \w+ that training logs: loss, accuracy, val_loss, val_accuracy\. Received: 'val_acc'\."
+    )
     with pytest.raises(PlanError, match=told):
         fit(make(monitor="val_acc", mode="max"), kept=False)
 
