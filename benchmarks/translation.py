@@ -22,8 +22,9 @@ import numpy as np
 
 import tfft
 from tfft.data.batches import BatchOptions
+from tfft.decoding import tokenizer_of
 from tfft.tasks.text_to_text.data import PairExamples, read_pairs
-from tfft.tasks.text_to_text.decoding import Generator, tokenizer_of
+from tfft.tasks.text_to_text.decoding import TextGenerator
 from tfft.tasks.text_to_text.evaluator import text_scores
 from tfft.tasks.text_to_text.floors import nearest_targets
 from tfft.tasks.text_to_text.head import TextToTextHead
@@ -65,7 +66,7 @@ def translated(model: keras.Model, pairs: PairExamples, beam_size: int = 1) -> l
     import tensorflow as tf
 
     head = dataclasses.replace(cast(TextToTextHead, tfft.heads.from_model(model)), beam_size=beam_size)
-    generator, tokenizer = Generator.of(model, head), tokenizer_of(model)
+    generator, tokenizer = TextGenerator.of(model, head), tokenizer_of(model)
     key = ("decode", beam_size)
     known = model.__dict__.setdefault("_benchmark_decoders", {})
     if key not in known:

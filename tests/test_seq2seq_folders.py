@@ -18,7 +18,7 @@ from tfft.data.batches import BatchOptions
 from tfft.errors import BackboneError, HandleError
 from tfft.tasks.text_to_text.adapting import adapted_pairs
 from tfft.tasks.text_to_text.data import load_pairs
-from tfft.tasks.text_to_text.decoding import Generator
+from tfft.tasks.text_to_text.decoding import TextGenerator
 
 pytest.importorskip("keras_hub")
 pytest.importorskip("sentencepiece")
@@ -59,7 +59,7 @@ def test_logits_of_t5_are_those_of_loops(t5):
 def test_t5_decodes_with_kept_keys_as_without(t5):
     folder, tensors, kind = t5
     model = tfft.build(tfft.load_backbone(folder, max_length=20), tfft.heads.text_to_text(), modality="text")
-    generator = Generator.of(model, tfft.heads.from_model(model))
+    generator = TextGenerator.of(model, tfft.heads.from_model(model))
     source = np.array([[5, 9, 13, 7, 1], [6, 4, 1, -1, -1]], np.int32)
     tokens = tf.function(generator.tokens, autograph=False)(tf.constant(source))[0].numpy()
     for row, length in enumerate((5, 3)):
@@ -261,7 +261,7 @@ def test_a_folder_goes_the_whole_way(kind, tmp_path, bart):
     assert not audit.frozen_moved
     assert run.history.rows[-1]["loss"] < run.history.rows[0]["loss"]
     texts = ["red dog", "blue cat"]
-    generator = Generator.of(run.model, tfft.heads.from_model(run.model))
+    generator = TextGenerator.of(run.model, tfft.heads.from_model(run.model))
     generator.tokenizer.prepare()
     live = [t.decode() for t in tf.function(generator.texts)(tf.constant(texts))[0].numpy()]
     served = tfft.exporting.open_export(tmp_path / "served").predict(texts)["generated_text"]

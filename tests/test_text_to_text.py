@@ -13,19 +13,19 @@ import tensorflow as tf
 import tfft
 from tfft.backbones.transformer import END, START, transformer
 from tfft.data.batches import BatchOptions
+from tfft.decoding import PrefixStepper, beam_search, length_penalty
 from tfft.errors import DataError, PlanError
 from tfft.exporting import serving_functions
 from tfft.inspection import check_splits
+from tfft.losses import TokenAccuracy, TokenCrossentropy
 from tfft.tasks.text_to_text.adapting import adapted_pairs
 from tfft.tasks.text_to_text.batching import cuts
 from tfft.tasks.text_to_text.checks import swapped
 from tfft.tasks.text_to_text.data import load_pairs, read_pairs
-from tfft.tasks.text_to_text.decoding import Generator, beam_search, length_penalty
+from tfft.tasks.text_to_text.decoding import TextGenerator
 from tfft.tasks.text_to_text.evaluator import text_scores
 from tfft.tasks.text_to_text.floors import nearest_targets
 from tfft.tasks.text_to_text.formats import read_pairs_of
-from tfft.tasks.text_to_text.losses import TokenAccuracy, TokenCrossentropy
-from tfft.tasks.text_to_text.steppers import PrefixStepper
 
 pytest.importorskip("keras_hub")
 pytest.importorskip("sentencepiece")
@@ -326,7 +326,7 @@ def test_padding_changes_nothing(model, batch):
 
 
 def search(model, source, beams=1, penalty=0.6, stepper=None, most=12):
-    generator = Generator.of(model, tfft.heads.from_model(model))
+    generator = TextGenerator.of(model, tfft.heads.from_model(model))
 
     @tf.function(autograph=False)
     def run(source):
@@ -379,7 +379,7 @@ def test_the_served_model_decodes(model):
     serving = serving_functions(model)
     assert set(serving.signatures) == {"serving_default"}
     served = serving.signatures["serving_default"](text=texts)
-    written, score = tf.function(Generator.of(model, tfft.heads.from_model(model)).texts)(texts)
+    written, score = tf.function(TextGenerator.of(model, tfft.heads.from_model(model)).texts)(texts)
     assert served["generated_text"].numpy().tolist() == written.numpy().tolist()
     np.testing.assert_allclose(served["log_probability"], score, rtol=1e-4)
     reference = serving.reference({"text": texts.numpy()})
@@ -500,7 +500,7 @@ def test_bart_with_low_rank_updates_goes_the_whole_way(bart, tmp_path):
     assert audit.summary
     assert run.export.largest_difference < 1e-4
     texts = ["red dog", "blue cat"]
-    generator = Generator.of(run.model, tfft.heads.from_model(run.model))
+    generator = TextGenerator.of(run.model, tfft.heads.from_model(run.model))
     generator.tokenizer.prepare()
     live = [t.decode() for t in tf.function(generator.texts)(tf.constant(texts))[0].numpy()]
     served = tfft.exporting.open_export(tmp_path / "served").predict(texts)["generated_text"]
@@ -528,7 +528,7 @@ def test_a_planted_language_is_learned(tmp_path):
     assert answer == "katze sieht hund rot"
     again = tfft.load_run(tmp_path / "run")
     beams = dataclasses.replace(tfft.heads.from_model(again.model), beam_size=3)
-    texts, _ = Generator.of(again.model, beams).texts(tf.constant(["red dog sees cat"]))
+    texts, _ = TextGenerator.of(again.model, beams).texts(tf.constant(["red dog sees cat"]))
     assert texts.numpy()[0].decode() == answer
 
 

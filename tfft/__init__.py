@@ -65,7 +65,7 @@ _REGISTERED = (
     "tfft.layers.tokenize", "tfft.layers.word_alignment", "tfft.layers.waveform", "tfft.layers.each_example",
     "tfft.layers.relative_positions", "tfft.layers.speech_blocks", "tfft.layers.voice_blocks",
     "tfft.layers.transformer_blocks", "tfft.layers.bart_blocks", "tfft.layers.t5_blocks",
-    "tfft.layers.moonshine_blocks",
+    "tfft.layers.moonshine_blocks", "tfft.layers.moonshine_decoder",
     "tfft.layers.pair_tokenizer", "tfft.layers.caffe_pixels", "tfft.layers.start_end_packer",
     "tfft.layers.keras_hub_layers",
     "tfft.layers.litert_model", "tfft.backbones.savedmodel.layer", "tfft.contrastive", "tfft.heads",
@@ -74,7 +74,7 @@ _REGISTERED = (
     "tfft.tasks.semantic_segmentation.layers", "tfft.tasks.semantic_segmentation.losses",
     "tfft.tasks.transcription.layers", "tfft.tasks.transcription.loss", "tfft.tasks.transcription.metric",
     "tfft.tasks.speech_synthesis.layers", "tfft.tasks.speech_synthesis.losses", "tfft.tasks.speech_synthesis.vocoder",
-    "tfft.tasks.text_to_text.head", "tfft.tasks.text_to_text.losses",
+    "tfft.losses",
     "tfft.optimizers.per_variable_lr", "tfft.optimizers.schedules", "tfft.regularizers.l2_sp",
 )  # fmt: skip
 

@@ -15,8 +15,9 @@ import keras
 
 from tfft import register_layers
 from tfft.backbones import blocks as block_cuts
+from tfft.errors import BackboneError
 from tfft.keras_compat import flatten_layers, inbound_nodes, own_trainable_variables, producer
-from tfft.layers.pair_tokenizer import PairTokenizer
+from tfft.layers.pair_tokenizer import PairTokenizer, TargetTokenizer
 from tfft.layers.tokenize import Tokenize
 from tfft.layers.waveform import EachWave
 from tfft.specs import InputSpec, TextSpec
@@ -59,6 +60,22 @@ class Block:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class EncoderDecoder:
+    """Network of an encoder with its pretrained decoder, which gives logits of the next token.
+
+    Attributes:
+        model: Functional Keras model from the input of the encoder and tokens to logits; it shares its variables with
+            the encoder.
+        tokenizer: Makes the tokens of the target.
+        notes: What was assumed when it was opened, one sentence each.
+    """
+
+    model: keras.Model
+    tokenizer: TargetTokenizer
+    notes: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Backbone:
     """A pretrained network without a task: pixels, texts or token ids in, features out.
 
@@ -76,6 +93,10 @@ class Backbone:
             train as a whole from the start.
         pair_tokenizer: For an encoder-decoder, whose outputs are logits of the next token: makes tokens of source and
             target; None for other models.
+        target_tokenizer: For an encoder-decoder that takes another input than texts, and whose outputs are logits of
+            the next token: makes tokens of the target; None for other models.
+        encoder_decoder: For an encoder that was opened with its pretrained decoder: the whole network; None for others.
+            :meth:`with_decoder` opens it.
     """
 
     name: str
@@ -89,11 +110,31 @@ class Backbone:
     endpoint: str = ""
     pretrained: bool = True
     pair_tokenizer: PairTokenizer | None = None
+    target_tokenizer: TargetTokenizer | None = None
+    encoder_decoder: EncoderDecoder | None = None
 
     @property
     def blocks(self) -> list[Block]:
         """The blocks in the order of computation; they hold every variable of the model."""
         return _blocks_within(self.model)
+
+    def with_decoder(self) -> Backbone:
+        """Return the whole network of an encoder that was opened with its decoder; itself if it has one already.
+
+        Raises:
+            BackboneError: If it has none.
+        """
+        if self.target_tokenizer is not None:
+            return self
+        whole = self.encoder_decoder
+        if whole is None:
+            raise BackboneError(
+                f"Expected a backbone with a pretrained decoder and its vocabulary, such as a KerasHub preset of "
+                f"Moonshine. Received: {self.name}, which has none."
+            )
+        return dataclasses.replace(
+            self, model=whole.model, target_tokenizer=whole.tokenizer, notes=whole.notes, encoder_decoder=None
+        )
 
     @property
     def can_train(self) -> bool:

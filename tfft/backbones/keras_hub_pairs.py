@@ -70,14 +70,8 @@ def from_bart(network: Any, tokenizer: Any, name: str, origin: str, max_length: 
             "'transformer-small'."
         )
     limit = int(network.max_sequence_length)
-    length = min(_USUAL, limit) if max_length is None else max_length
-    if not 4 <= length <= limit:
-        raise BackboneError(f"max_length must be 4 to {limit}, the positions of {origin}. Received: {max_length!r}.")
-    if tokenizer.vocabulary_size() > network.vocabulary_size:
-        raise BackboneError(
-            f"The vocabulary of {origin} has {tokenizer.vocabulary_size():,} tokens, but the weights have "
-            f"{network.vocabulary_size:,}: it belongs to another model. Take the vocabulary that came with the weights."
-        )
+    length = text_length(max_length, limit, _USUAL, origin)
+    check_vocabulary(tokenizer, network, origin)
     start, end = int(tokenizer.start_token_id), int(tokenizer.end_token_id)
     pairs = PairTokenizer(
         tokenizer, start=(end, start), end=end, source_start=(start,), source_end=(end,), source_length=length,
@@ -86,6 +80,33 @@ def from_bart(network: Any, tokenizer: Any, name: str, origin: str, max_length: 
     note = f"At most {length} tokens of a source and of a target are used; the model takes up to {limit}."
     spec = TextSpec(limit, "none", "as an encoder-decoder")
     return Backbone(name, _chain(network), origin, None, (note,), text_spec=spec, pair_tokenizer=pairs)
+
+
+def text_length(asked: int | None, limit: int, usual: int, origin: str) -> int:
+    """Return the most tokens of a text.
+
+    Args:
+        asked: What the user asks for; None for the usual number, or what the model takes if that is less.
+        limit: Positions of the model.
+        usual: The usual number.
+        origin: Handle, for messages.
+
+    Raises:
+        BackboneError: If it is out of range.
+    """
+    length = min(usual, limit) if asked is None else asked
+    if not 4 <= length <= limit:
+        raise BackboneError(f"max_length must be 4 to {limit}, the positions of {origin}. Received: {asked!r}.")
+    return length
+
+
+def check_vocabulary(tokenizer: Any, network: Any, origin: str) -> None:
+    """Raise BackboneError for a vocabulary with more tokens than a network of KerasHub has embeddings."""
+    if tokenizer.vocabulary_size() > network.vocabulary_size:
+        raise BackboneError(
+            f"The vocabulary of {origin} has {tokenizer.vocabulary_size():,} tokens, but the weights have "
+            f"{network.vocabulary_size:,}: it belongs to another model. Take the vocabulary that came with the weights."
+        )
 
 
 def _chain(network: Any) -> keras.Model:

@@ -35,7 +35,7 @@ def from_image_preset(preset: str, *, name: str | None = None) -> Backbone:
         raise HandleError(f"KerasHub cannot load the preset {preset!r}: {str(error).strip() or error!r}") from error
     short = name or Path(preset).name.replace(":", "_")
     if is_moonshine(model):
-        return from_moonshine(model, short, f"keras_hub:{preset}")
+        return from_moonshine(model, None, short, f"keras_hub:{preset}")
     backbone = from_keras_model(model, name=short, origin=f"keras_hub:{preset}")
     if backbone.input_spec is None:
         return backbone
@@ -54,9 +54,30 @@ def has_tokenizer(preset: str) -> bool:
     """
     keras_hub = _keras_hub(preset)
     try:
-        return keras_hub.tokenizers.Tokenizer.from_preset(preset) is not None
+        return read_tokenizer(keras_hub, preset) is not None
     except Exception:  # each of its loaders raises its own; what is wrong with the preset is told when it is opened
         return False
+
+
+def read_tokenizer(keras_hub: Any, preset: str) -> Any:
+    """Return the tokenizer of a KerasHub preset.
+
+    That of Moonshine names the backbone of Llama as its own (keras-hub 0.32), so that KerasHub does not find it.
+
+    Args:
+        keras_hub: The package.
+        preset: As in :func:`from_image_preset`.
+
+    Raises:
+        ValueError: If it has none; other errors as its loaders raise them.
+    """
+    try:
+        return keras_hub.tokenizers.Tokenizer.from_preset(preset)
+    except ValueError:
+        usual, family = keras_hub.tokenizers.MoonshineTokenizer, keras_hub.models.MoonshineBackbone
+        known: Any = type("MoonshineVocabulary", (usual,), {"backbone_cls": family})
+        found = known.from_preset(preset)
+        return found if type(found) is usual else usual(found.proto)  # a class that a saved model can name
 
 
 def _keras_hub(preset: str) -> Any:

@@ -5,6 +5,7 @@ Hides which tokenizer and which packing of tokens a family needs, and where a fo
 
 from __future__ import annotations
 
+import functools
 import importlib
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 from tfft.backbones.base import Backbone
 from tfft.backbones.huggingface import check_sizes, read_json, with_vocabulary
 from tfft.backbones.keras_hub_pairs import check_bart, from_bart, is_encoder_decoder
+from tfft.backbones.keras_hub_preset import read_tokenizer
 from tfft.backbones.keras_hub_speech import from_moonshine, is_moonshine
 from tfft.backbones.load_options import TokenPooling
 from tfft.backbones.t5_folder import from_t5_folder, is_t5_folder
@@ -75,15 +77,13 @@ def from_preset(
         return from_t5_folder(Path(preset), max_length=max_length, dropout=dropout, name=name)
     check_bart(Path(preset))
     network = _read(preset, "weights", hub.models.Backbone.from_preset, preset, **how)
-    if is_moonshine(network):
-        where = preset if Path(preset).is_dir() else f"keras_hub:{preset}"
-        return from_moonshine(network, name or Path(preset).name.replace(":", "_"), where)
     _add_token_types(Path(preset), network)
     if is_encoder_decoder(network):
         with with_vocabulary(preset) as place:
-            tokenizer = _read(preset, "vocabulary", hub.tokenizers.Tokenizer.from_preset, place)
+            tokenizer = _read(preset, "vocabulary", functools.partial(read_tokenizer, hub), place)
         origin = preset if Path(preset).is_dir() else f"keras_hub:{preset}"
-        return from_bart(network, tokenizer, name or Path(preset).name.replace(":", "_"), origin, max_length)
+        opened = from_moonshine if is_moonshine(network) else from_bart
+        return opened(network, tokenizer, name or Path(preset).name.replace(":", "_"), origin, max_length)
     limit = int(getattr(network, "max_sequence_length", None) or 512)
     decoder = not any("segment" in t.name for t in network.inputs) and _is_causal(network)
     length = min(_USUAL, limit) if max_length is None else max_length

@@ -36,7 +36,7 @@ from tfft.heads.base import (  # noqa: E402, F401
     ServedModel,
     as_names,
 )  # fmt: skip
-from tfft.heads.logits import Logits, WordLogits, from_model, logits_layers, set_l2  # noqa: E402, F401
+from tfft.heads.logits import Logits, TokenLogits, WordLogits, from_model, logits_layers, set_l2  # noqa: E402, F401
 
 if TYPE_CHECKING:  # what __getattr__ gives
     from tfft.tasks.classification.head import binary, classification
@@ -50,7 +50,7 @@ if TYPE_CHECKING:  # what __getattr__ gives
     from tfft.tasks.transcription.head import transcription
 
 __all__ = [
-    "LOSSES", "Head", "Logits", "ModelFeatures", "ServedModel", "WordLogits", "binary", "classification",
+    "LOSSES", "Head", "Logits", "ModelFeatures", "ServedModel", "TokenLogits", "WordLogits", "binary", "classification",
     "from_model", "multilabel", "object_detection", "regression", "semantic_segmentation", "set_l2",
     "speech_synthesis", "text_to_text", "token_classification", "transcription",
 ]  # fmt: skip

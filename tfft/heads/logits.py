@@ -1,4 +1,6 @@
-"""Last layers of models, which store their head: :class:`Logits`, :class:`WordLogits`, :func:`from_model`."""
+"""Last layers of models, which store their head: :class:`Logits`, :class:`WordLogits`, :class:`TokenLogits`,
+:func:`from_model`.
+"""
 
 from __future__ import annotations
 
@@ -147,6 +149,34 @@ class WordLogits(Logits):
     def compute_output_shape(self, features_shape: Any, word_starts_shape: Any = None) -> Any:
         """Return the shape of the features with the tags instead of their width."""
         return super().compute_output_shape(features_shape)
+
+
+@keras.saving.register_keras_serializable(package="tfft")
+class TokenLogits(Logits):
+    """Last layer of an encoder-decoder: the logits of the backbone in float32, and the head in its config.
+
+    Args:
+        head: As for :class:`Logits`.
+        **kwargs: As for :class:`Logits`.
+    """
+
+    def build(self, input_shape: Any) -> None:
+        """Create nothing: the weights are those of the backbone."""
+        self.built = True
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Return the inputs in float32."""
+        return keras.ops.cast(inputs, "float32")
+
+    def save_own_variables(self, store: Any) -> None:
+        """Save nothing, unlike a Dense layer."""
+
+    def load_own_variables(self, store: Any) -> None:
+        """Load nothing, unlike a Dense layer."""
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Return the shape of the inputs."""
+        return input_shape
 
 
 def logits_layers(model: keras.Model) -> list[Logits]:

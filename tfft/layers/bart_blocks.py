@@ -11,8 +11,8 @@ from typing import Any
 
 import keras
 
-from tfft.layers.held import HeldLayer, deserialized
-from tfft.layers.transformer_blocks import State, specs_of
+from tfft.layers.held import HeldBlock, deserialized
+from tfft.layers.transformer_blocks import State
 
 _PARTS = ("tokens", "encoder_positions", "decoder_positions", "encoder_norm", "decoder_norm")
 
@@ -73,6 +73,10 @@ class BartEmbeddings(keras.layers.Layer):
         x = self.tokens(ids)
         return self.encoder_norm(x + self.encoder_positions(x))
 
+    def enter(self, source: Any) -> tuple[Any, Any]:
+        """Return embeddings of sources [B, S, -1 for padding], and which tokens are present, bool [B, S]."""
+        return self.embed_source(keras.ops.maximum(source, 0)), source >= 0
+
     def embed_target(self, ids: Any) -> Any:
         """Return embeddings of targets [B, T, width]."""
         x = self.tokens(ids)
@@ -93,16 +97,8 @@ class BartEmbeddings(keras.layers.Layer):
         return {**super().get_config(), **own, "dropout": self.dropout_rate}
 
 
-class _Held(HeldLayer):
-    """A layer of KerasHub that works on one part of the state."""
-
-    def compute_output_spec(self, source: Any, mask: Any, target: Any, matrix: Any, **kwargs: Any) -> State:
-        """Return the specs of the state, which keeps its shapes."""
-        return specs_of(source, mask, target, matrix)
-
-
 @keras.saving.register_keras_serializable(package="tfft")
-class BartEncoder(_Held):
+class BartEncoder(HeldBlock):
     """Encoder layer of KerasHub.
 
     Args:
@@ -120,7 +116,7 @@ class BartEncoder(_Held):
 
 
 @keras.saving.register_keras_serializable(package="tfft")
-class BartDecoder(_Held):
+class BartDecoder(HeldBlock):
     """Decoder layer of KerasHub.
 
     Args:

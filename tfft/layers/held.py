@@ -1,4 +1,4 @@
-"""Layers that hold layers of KerasHub, or of tfft: :class:`HeldLayer`, :func:`deserialized`."""
+"""Layers that hold layers of KerasHub, or of tfft: :class:`HeldLayer`, :class:`HeldBlock`, :func:`deserialized`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import keras
+
+from tfft.layers.transformer_blocks import State, specs_of
 
 
 def deserialized(value: Any) -> Any:
@@ -34,3 +36,14 @@ class HeldLayer(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """Return the arguments of the constructor as plain values."""
         return {**super().get_config(), "layer": keras.saving.serialize_keras_object(self.layer)}
+
+
+class HeldBlock(HeldLayer):
+    """Base class for a block of KerasHub that works on one part of the state of an encoder-decoder.
+
+    The state is that of :mod:`tfft.layers.transformer_blocks`.
+    """
+
+    def compute_output_spec(self, source: Any, mask: Any, target: Any, matrix: Any, **kwargs: Any) -> State:
+        """Return the specs of the state, which keeps its shapes."""
+        return specs_of(source, mask, target, matrix)

@@ -72,6 +72,10 @@ class MoonshineFront(keras.layers.Layer):
         there = tf.range(tf.shape(x)[1]) < self.frames_of(used)[:, None]
         return x, there
 
+    def enter(self, waves: Any) -> SpeechState:
+        """Return features and presence; see :func:`tfft.decoding.stepper_of`."""
+        return self.call(waves)
+
     def _normal(self, x: Any, frames: Any) -> Any:
         """Normalize over all features of the present frames."""
         there = tf.cast(tf.range(tf.shape(x)[1]) < frames[:, None], tf.float32)[..., None]
@@ -96,6 +100,22 @@ class MoonshineFront(keras.layers.Layer):
         return {**super().get_config(), **own}
 
 
+def rotary_angles(count: Any, width: int, base: float, dtype: Any, start: Any = 0) -> Any:
+    """Return the angles of rotary positions, [count, width], as the attention of KerasHub's Moonshine takes them.
+
+    Args:
+        count: Number of positions.
+        width: Features of a head that positions rotate, even.
+        base: Base of their wavelengths.
+        dtype: Type of the result.
+        start: First position.
+    """
+    half = width // 2
+    rates = base ** (-tf.range(half, dtype=tf.float32) / half)
+    angles = tf.cast(start + tf.range(count), tf.float32)[:, None] * rates
+    return tf.cast(tf.repeat(angles, 2, axis=1), dtype)
+
+
 @keras.saving.register_keras_serializable(package="tfft")
 class MoonshineEncoder(HeldLayer):
     """Encoder block of KerasHub, with the rotary positions of its frames.
@@ -113,11 +133,12 @@ class MoonshineEncoder(HeldLayer):
 
     def call(self, x: Any, there: Any, training: bool | None = None) -> SpeechState:
         """Return the state with new features."""
-        half = self.rotary_width // 2
-        rates = self.rotary_base ** (-tf.range(half, dtype=tf.float32) / half)
-        angles = tf.range(tf.shape(x)[1], dtype=tf.float32)[:, None] * rates
-        positions = tf.cast(tf.repeat(angles, 2, axis=1), x.dtype)
-        return self.layer(x, positions, attention_mask=there, training=training), there
+        return self.encode(x, there, training), there
+
+    def encode(self, x: Any, there: Any, training: bool | None = False) -> Any:
+        """Return features [B, T, width] for the present frames, bool [B, T]."""
+        angles = rotary_angles(tf.shape(x)[1], self.rotary_width, self.rotary_base, x.dtype)
+        return self.layer(x, angles, attention_mask=there, training=training)
 
     def compute_output_spec(self, x: Any, there: Any, **kwargs: Any) -> SpeechState:
         """Return the specs of the state, which keeps its shapes."""
@@ -138,6 +159,10 @@ class MoonshineEnd(HeldLayer):
     """
 
     def call(self, x: Any, there: Any) -> Any:
+        """Return features [B, T, width]."""
+        return self.encode(x, there)
+
+    def encode(self, x: Any, there: Any) -> Any:
         """Return features [B, T, width]."""
         return keras.ops.where(there[..., None], self.layer(x), 0.0)
 

@@ -1,9 +1,9 @@
-"""Tokens of two texts for an encoder-decoder: :class:`PairTokenizer`."""
+"""Tokens of the texts of an encoder-decoder: :class:`TargetTokenizer`, :class:`PairTokenizer`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import keras
 import numpy as np
@@ -19,29 +19,24 @@ _BROKEN = "\ufffd"  # what tokenizers put in place of a part of a character
 
 
 @keras.saving.register_keras_serializable(package="tfft")
-class PairTokenizer(keras.layers.Layer):
-    """Tokenize source and target of an encoder-decoder, and turn tokens into texts again.
+class TargetTokenizer(keras.layers.Layer):
+    """Tokenize the texts that a decoder writes, and turn tokens into texts again.
 
-    In a model it is the first layer: it takes the tokens of both texts, -1 for padding, and returns the four inputs of
-    the network. It holds the tokenizer, so that a saved model knows its vocabulary.
+    In a model it takes the tokens of the target, -1 for padding, and returns those that the decoder reads. It holds the
+    tokenizer, so that a saved model knows its vocabulary.
 
     Args:
         tokenizer: Tokenizer of KerasHub; None for a vocabulary that is still to be learned.
         start: Tokens in front of each target, from which the decoder begins.
         end: Token behind each target.
-        source_start: Tokens in front of each source.
-        source_end: Tokens behind each source.
-        source_length: Most tokens of a source, with those around it; the rest is cut off.
         target_length: Most tokens of a target, with those around it.
         **kwargs: As for any Keras layer.
 
     Call arguments:
-        source: int32 [B, S], -1 for padding.
         target: int32 [B, T], from ``start`` on, -1 for padding.
 
     Returns:
-        A dict of int32: ``encoder_token_ids`` [B, S], ``encoder_padding_mask``, ``decoder_token_ids`` [B, T] and
-        ``decoder_padding_mask``.
+        int32 [B, T], 0 for padding, which a causal decoder needs no mask for.
     """
 
     def __init__(
@@ -50,9 +45,6 @@ class PairTokenizer(keras.layers.Layer):
         *,
         start: Sequence[int],
         end: int,
-        source_start: Sequence[int] = (),
-        source_end: Sequence[int] = (),
-        source_length: int = 256,
         target_length: int = 256,
         **kwargs: Any,
     ) -> None:
@@ -60,36 +52,28 @@ class PairTokenizer(keras.layers.Layer):
         if isinstance(tokenizer, Mapping):
             tokenizer = keras.saving.deserialize_keras_object(tokenizer)
         self.tokenizer, self.start, self.end = tokenizer, tuple(map(int, start)), int(end)
-        self.source_start, self.source_end = tuple(map(int, source_start)), tuple(map(int, source_end))
-        self.source_length, self.target_length = int(source_length), int(target_length)
+        self.target_length = int(target_length)
         self.supports_jit = False  # batches have many shapes, and XLA would compile each
 
     def build(self, *shapes: Any) -> None:
         """Build nothing: the tokenizer is ready once its vocabulary is loaded."""
 
-    def call(self, source: Any, target: Any) -> dict[str, Any]:
-        """Return the inputs of the network."""
-        ops = keras.ops
-        found = {}
-        for name, ids in (("encoder", source), ("decoder", target)):
-            ids = ops.cast(ids, "int32")
-            found[f"{name}_token_ids"] = ops.maximum(ids, 0)
-            found[f"{name}_padding_mask"] = ops.cast(ids >= 0, "int32")
-        return found
+    def call(self, target: Any) -> Any:
+        """Return the tokens for the decoder."""
+        return keras.ops.maximum(keras.ops.cast(target, "int32"), 0)
 
-    def compute_output_spec(self, source: Any, target: Any) -> dict[str, Any]:
-        """Return the specs of the network's inputs."""
-        names = {"encoder": source, "decoder": target}
-        return {
-            f"{name}_{what}": keras.KerasTensor(t.shape, "int32", name=f"{name}_{what}")
-            for name, t in names.items()
-            for what in ("token_ids", "padding_mask")
-        }
+    def compute_output_spec(self, target: Any) -> Any:
+        """Return the spec of the tokens."""
+        return keras.KerasTensor(target.shape, "int32")
+
+    def renamed(self, name: str) -> Self:
+        """Return a layer of another name that holds the same tokenizer."""
+        return type(self)(**{**self.get_config(), "tokenizer": self.tokenizer, "name": name})
 
     @property
     def special(self) -> tuple[int, ...]:
         """Tokens that are not part of a text."""
-        return tuple(sorted({*self.start, self.end, *self.source_start, *self.source_end}))
+        return tuple(sorted({*self.start, self.end}))
 
     @property
     def unknown(self) -> int | None:
@@ -118,13 +102,9 @@ class PairTokenizer(keras.layers.Layer):
         texts = [one.decode("utf-8", "ignore") if isinstance(one, bytes) else str(one) for one in found]
         return [text.replace(_BROKEN, "").strip() for text in texts]
 
-    def source_tokens(self, texts: tf.Tensor) -> tf.Tensor:
-        """Return the tokens of sources, int32 [B, S], -1 for padding, in a graph."""
-        room = self.source_length - len(self.source_start) - len(self.source_end)
-        tokens = self._known(texts)
-        if not isinstance(tokens, tf.RaggedTensor):
-            tokens = tf.RaggedTensor.from_tensor(tokens)
-        return _around(tf.cast(tokens, tf.int32)[:, :room], self.source_start, self.source_end).to_tensor(PADDING)
+    def framed(self, ids: np.ndarray) -> np.ndarray:
+        """Return the tokens of a target with those around it."""
+        return np.concatenate([np.array(self.start, np.int32), ids, np.array([self.end], np.int32)])
 
     def texts(self, ids: tf.Tensor) -> tf.Tensor:
         """Return the texts of tokens, string [B], in a graph; as :meth:`read`."""
@@ -154,9 +134,82 @@ class PairTokenizer(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """Return the arguments of the constructor as plain values; the vocabulary is stored separately, as an asset."""
         held = None if self.tokenizer is None else keras.saving.serialize_keras_object(self.tokenizer)
-        own = {"tokenizer": held, "start": self.start, "end": self.end, "source_start": self.source_start}
-        own |= {"source_end": self.source_end, "source_length": self.source_length}
-        return {**super().get_config(), **own, "target_length": self.target_length}
+        own = {"tokenizer": held, "start": self.start, "end": self.end, "target_length": self.target_length}
+        return {**super().get_config(), **own}
+
+
+@keras.saving.register_keras_serializable(package="tfft")
+class PairTokenizer(TargetTokenizer):
+    """Tokenize source and target of an encoder-decoder, and turn tokens into texts again.
+
+    In a model it is the first layer: it takes the tokens of both texts, -1 for padding, and returns the four inputs of
+    the network.
+
+    Args:
+        tokenizer: As for :class:`TargetTokenizer`.
+        source_start: Tokens in front of each source.
+        source_end: Tokens behind each source.
+        source_length: Most tokens of a source, with those around it; the rest is cut off.
+        **kwargs: As for :class:`TargetTokenizer`.
+
+    Call arguments:
+        source: int32 [B, S], -1 for padding.
+        target: int32 [B, T], from ``start`` on, -1 for padding.
+
+    Returns:
+        A dict of int32: ``encoder_token_ids`` [B, S], ``encoder_padding_mask``, ``decoder_token_ids`` [B, T] and
+        ``decoder_padding_mask``.
+    """
+
+    def __init__(
+        self,
+        tokenizer: keras.layers.Layer | Mapping[str, Any] | None,
+        *,
+        source_start: Sequence[int] = (),
+        source_end: Sequence[int] = (),
+        source_length: int = 256,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(tokenizer, **kwargs)
+        self.source_start, self.source_end = tuple(map(int, source_start)), tuple(map(int, source_end))
+        self.source_length = int(source_length)
+
+    def call(self, source: Any, target: Any) -> dict[str, Any]:  # type: ignore[override]
+        """Return the inputs of the network."""
+        ops = keras.ops
+        found = {}
+        for name, ids in (("encoder", source), ("decoder", target)):
+            ids = ops.cast(ids, "int32")
+            found[f"{name}_token_ids"] = ops.maximum(ids, 0)
+            found[f"{name}_padding_mask"] = ops.cast(ids >= 0, "int32")
+        return found
+
+    def compute_output_spec(self, source: Any, target: Any) -> dict[str, Any]:  # type: ignore[override]
+        """Return the specs of the network's inputs."""
+        names = {"encoder": source, "decoder": target}
+        return {
+            f"{name}_{what}": keras.KerasTensor(t.shape, "int32", name=f"{name}_{what}")
+            for name, t in names.items()
+            for what in ("token_ids", "padding_mask")
+        }
+
+    @property
+    def special(self) -> tuple[int, ...]:
+        """Tokens that are not part of a text."""
+        return tuple(sorted({*super().special, *self.source_start, *self.source_end}))
+
+    def source_tokens(self, texts: tf.Tensor) -> tf.Tensor:
+        """Return the tokens of sources, int32 [B, S], -1 for padding, in a graph."""
+        room = self.source_length - len(self.source_start) - len(self.source_end)
+        tokens = self._known(texts)
+        if not isinstance(tokens, tf.RaggedTensor):
+            tokens = tf.RaggedTensor.from_tensor(tokens)
+        return _around(tf.cast(tokens, tf.int32)[:, :room], self.source_start, self.source_end).to_tensor(PADDING)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments of the constructor as plain values."""
+        own = {"source_start": self.source_start, "source_end": self.source_end, "source_length": self.source_length}
+        return {**super().get_config(), **own}
 
 
 def _around(tokens: tf.RaggedTensor, first: Sequence[int], last: Sequence[int]) -> tf.RaggedTensor:

@@ -146,3 +146,11 @@ class ConformerBlock(keras.layers.Layer):
 def present(frames: Any) -> Any:
     """Return where frames are present, bool [B, T, 1], for frames [B, T, width] that are 0 where they are absent."""
     return keras.ops.any(keras.ops.not_equal(frames, 0.0), axis=-1, keepdims=True)
+
+
+def present_frames(frames: Any) -> Any:
+    """Return bool [B, T]: True up to the last frame of [B, T, width] that is not 0; the first one always counts."""
+    ops = keras.ops
+    at = ops.arange(ops.shape(frames)[1])
+    last = ops.max(ops.where(present(frames)[..., 0], at, 0), axis=1)
+    return at <= last[:, None]

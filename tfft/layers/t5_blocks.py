@@ -321,6 +321,10 @@ class T5Embeddings(keras.layers.Layer):
         """Return embeddings [B, T, width] of tokens [B, T], which do not depend on their places."""
         return keras.ops.cast(keras.ops.take(self.embeddings, ids, axis=0), self.compute_dtype)
 
+    def enter(self, source: Any) -> tuple[Any, Any]:
+        """Return embeddings of sources [B, S, -1 for padding], and which tokens are present, bool [B, S]."""
+        return self.embed(keras.ops.maximum(source, 0)), source >= 0
+
     def compute_output_spec(self, source: Any, mask: Any, target: Any, training: bool | None = None) -> T5State:
         """Return the specs of the state."""
         kind, table = self.compute_dtype, (self.buckets, self.heads)

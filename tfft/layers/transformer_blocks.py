@@ -250,6 +250,10 @@ class TokenEmbeddings(keras.layers.Layer):
         """Return embeddings of sources [B, S, width]."""
         return self.embed(ids)
 
+    def enter(self, source: Any) -> tuple[Any, Any]:
+        """Return embeddings of sources [B, S, -1 for padding], and which tokens are present, bool [B, S]."""
+        return self.embed_source(keras.ops.maximum(source, 0)), source >= 0
+
     def embed_target(self, ids: Any) -> Any:
         """Return embeddings of targets [B, T, width]."""
         return self.embed(ids)

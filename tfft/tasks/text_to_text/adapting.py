@@ -79,8 +79,7 @@ def attach_pairs(backbone: Backbone, network: keras.Model) -> ModelInput:
     if given is None:
         raise BackboneError(f"{backbone.name} is not an encoder-decoder, so it cannot generate text.")
     inputs = {name: keras.Input((None,), dtype="int32", name=name) for name in (SOURCE, TARGET)}
-    config = {**given.get_config(), "tokenizer": given.tokenizer, "name": TOKENS_LAYER}
-    tokens = PairTokenizer(**config)(inputs[SOURCE], inputs[TARGET])  # the same tokenizer, in a layer of the fixed name
+    tokens = given.renamed(TOKENS_LAYER)(inputs[SOURCE], inputs[TARGET])
     return ModelInput(inputs, network({name: tokens[name] for name in network.input}))
 
 

@@ -10,6 +10,7 @@ import tensorflow as tf
 from tfft.arrays.ragged import Ragged
 from tfft.data.batches import BatchOptions
 from tfft.data.sampling import pass_counter
+from tfft.decoding import teacher_forced
 from tfft.layers.pair_tokenizer import PADDING, SOURCE, TARGET, PairTokenizer
 
 MEMORY = "memory"  # outputs of the encoder
@@ -32,10 +33,9 @@ class TokenPairs:
     def of(cls, sources: list[np.ndarray], targets: list[np.ndarray], tokenizer: PairTokenizer) -> TokenPairs:
         """Add the tokens around texts."""
         first, last = np.array(tokenizer.source_start, np.int32), np.array(tokenizer.source_end, np.int32)
-        start, end = np.array(tokenizer.start, np.int32), np.array([tokenizer.end], np.int32)
         return cls(
             [np.concatenate([first, ids, last]) for ids in sources],
-            [np.concatenate([start, ids, end]) for ids in targets],
+            [tokenizer.framed(ids) for ids in targets],
         )
 
     @property
@@ -105,15 +105,8 @@ def token_batches(
         rows = tf.gather(rows, tf.argsort(tf.gather(sizes, rows), stable=True))
         return tf.data.Dataset.from_tensor_slices(turn).map(lambda at: rows[edges[at] : edges[at + 1]])
 
-    skipped = len(tokenizer.start) - 1  # tokens that every target begins with are given, not learned
-
     def fetch(rows: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-        texts = tf.gather(target, rows).to_tensor(PADDING)
-        labels = texts[:, 1:]
-        if skipped:
-            labels = tf.concat([tf.fill([tf.shape(labels)[0], skipped], PADDING), labels[:, skipped:]], axis=1)
-        # The last token of a text has no next one; with the others of its row gone, it is padding.
-        inputs = tf.where(texts[:, 1:] >= 0, texts[:, :-1], PADDING)
+        inputs, labels = teacher_forced(tf.gather(target, rows).to_tensor(PADDING), len(tokenizer.start))
         found = {SOURCE: tf.gather(source, rows).to_tensor(PADDING), TARGET: inputs}
         if memory is not None:
             encoded = tf.numpy_function(memory.rows, [rows], tf.float32)

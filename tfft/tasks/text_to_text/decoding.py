@@ -1,171 +1,40 @@
-"""Decoding of an encoder-decoder: :class:`Generator`, :class:`GenerateTexts`, :func:`beam_search`.
-
-Implementation notes: one search serves both ways; greedy decoding is a beam of one. Everything is TensorFlow
-operations, so an export decodes as the model does.
-"""
+"""Decoding of a model from texts to texts: :class:`TextGenerator`."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import keras
 import tensorflow as tf
 
-from tfft.layers.pair_tokenizer import PADDING, PairTokenizer
-from tfft.tasks.text_to_text.head import TextToTextHead
-from tfft.tasks.text_to_text.steppers import Stepper, stepper_of
+from tfft.decoding import Generator, stepper_of, tokenizer_of
+from tfft.layers.pair_tokenizer import PairTokenizer
 
-_NEVER = -1e9  # log-probability of what cannot follow
-_CHARGE = 5.0  # of the length penalty, Wu et al. 2016
+if TYPE_CHECKING:
+    from tfft.tasks.text_to_text.head import TextToTextHead
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Generator:
-    """Decoding of a model, from texts to texts.
+class TextGenerator(Generator):
+    """Decoding of a model, from texts to texts."""
 
-    Attributes:
-        tokenizer: Tokenizer of the model.
-        stepper: Encoder-decoder, one token at a time.
-        head: Head with the settings of the search.
-    """
+    source: ClassVar[tf.TensorSpec] = tf.TensorSpec([None, None], tf.int32)
+    outputs: ClassVar[Mapping[str, str]] = {"generated_text": "string", "log_probability": "float32"}
 
     tokenizer: PairTokenizer
-    stepper: Stepper
-    head: TextToTextHead
 
     @classmethod
-    def of(cls, model: keras.Model, head: TextToTextHead) -> Generator:
+    def of(cls, model: keras.Model, head: TextToTextHead) -> Self:
         """Return the generator for a model."""
-        return cls(tokenizer_of(model), stepper_of(model), head)
-
-    def tokens(self, source: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Return generated tokens and their log-probability.
-
-        Args:
-            source: Tokens, int32 [B, S], -1 for padding.
-
-        Returns:
-            Tokens int32 [B, T], without the start, -1 behind the end token; and float32 [B].
-        """
-        return beam_search(
-            self.stepper, source, self.tokenizer.start, self.tokenizer.end, self.tokenizer.target_length - 1,
-            beams=self.head.beam_size, penalty=self.head.length_penalty,
-        )  # fmt: skip
+        return cls(tokenizer_of(model), stepper_of(model), head.beam_size, head.length_penalty)  # type: ignore[arg-type]
 
     def texts(self, texts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Return generated texts, string [B], and their log-probability, float32 [B], for texts [B]."""
         tokens, log_probability = self.tokens(self.tokenizer.source_tokens(texts))
         return self.tokenizer.texts(tokens), log_probability
 
-
-class GenerateTexts(keras.layers.Layer):
-    """Layer from texts, string [B], to ``generated_text``, string [B], and ``log_probability``, float32 [B].
-
-    An export serves it; it is in no saved Keras model.
-
-    Args:
-        generator: Decoding of a model.
-        **kwargs: As for any Keras layer.
-    """
-
-    def __init__(self, generator: Generator, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.supports_jit = False  # texts
-        self.generator = generator
-        generator.tokenizer.prepare()
-
-    def call(self, inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Return generated texts."""
-        texts, log_probability = self.generator.texts(inputs)
-        return {"generated_text": texts, "log_probability": log_probability}
-
-    def compute_output_spec(self, inputs: keras.KerasTensor) -> dict[str, keras.KerasTensor]:
-        """Return the specs of the outputs."""
-        types = {"generated_text": "string", "log_probability": "float32"}
-        return {name: keras.KerasTensor(inputs.shape, dtype) for name, dtype in types.items()}
-
-
-def tokenizer_of(model: keras.Model) -> PairTokenizer:
-    """Return the layer of a model that holds its tokenizer."""
-    return next(layer for layer in model.layers if isinstance(layer, PairTokenizer))
-
-
-def length_penalty(count: Any, penalty: float) -> Any:
-    """Return the divisor of a log-probability for hypotheses of some tokens, ((5 + n) / 6) ** a (Wu et al. 2016)."""
-    return tf.pow((_CHARGE + tf.cast(count, tf.float32)) / (_CHARGE + 1.0), penalty)
-
-
-def beam_search(
-    stepper: Stepper,
-    source: tf.Tensor,
-    start: tuple[int, ...],
-    end: int,
-    most: int,
-    *,
-    beams: int = 1,
-    penalty: float = 0.6,
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Return the best hypothesis for each source.
-
-    Hypotheses are ranked by log-probability over length penalty at each step, finished ones among the others, so a
-    finished hypothesis leaves the beam only for better ones. The search ends when all of a beam are finished. Beam
-    search as in Wu et al. (2016), without their coverage penalty.
-
-    Args:
-        stepper: Encoder-decoder.
-        source: Tokens, int32 [B, S], -1 for padding.
-        start: Tokens that each target begins with.
-        end: Token that ends a target.
-        most: Most tokens of a target, with the end.
-        beams: Hypotheses per source; 1 is greedy decoding.
-        penalty: Exponent of the length penalty.
-
-    Returns:
-        Tokens int32 [B, T], without the start and with the end, -1 behind it; and log-probabilities float32 [B].
-    """
-    batch = tf.shape(source)[0]
-    fixed, carried = stepper.begin(source, beams)
-    first = tf.tile(tf.constant([start], tf.int32), [batch * beams, 1])
-    prefix = len(start)
-    for at in range(1, prefix):  # tokens that are given still have to pass through the decoder
-        _, carried = stepper.step(fixed, carried, first[:, :at])
-    begun = tf.tile(tf.constant([[0.0] + [_NEVER] * (beams - 1)]), [batch, 1])  # else all hypotheses would be the same
-    counts, done = tf.zeros([batch, beams], tf.int32), tf.zeros([batch, beams], tf.bool)
-
-    def again(tokens: Any, scores: Any, counts: Any, done: Any, *carried: Any) -> Any:
-        return tf.logical_and(tf.shape(tokens)[1] < most + prefix, tf.logical_not(tf.reduce_all(done)))
-
-    def step(tokens: Any, scores: Any, counts: Any, done: Any, *carried: Any) -> Any:
-        given = tf.where(tokens < 0, end, tokens)  # behind an end; nothing of it is used
-        logits, passed = stepper.step(fixed, list(carried), given)
-        size = tf.shape(logits)[-1]
-        each = tf.reshape(tf.nn.log_softmax(logits), [batch, beams, size])
-        only_end = tf.where(tf.range(size) == end, 0.0, _NEVER)  # a finished hypothesis goes on as it is
-        each = tf.where(done[..., None], only_end, each)
-        total = scores[..., None] + each
-        longer = counts + tf.cast(tf.logical_not(done), tf.int32)
-        ranked = total / length_penalty(longer, penalty)[..., None]
-        _, best = tf.math.top_k(tf.reshape(ranked, [batch, -1]), beams)
-        parent, token = best // size, best % size
-        scores = tf.gather(tf.reshape(total, [batch, -1]), best, batch_dims=1)
-        was = tf.gather(done, parent, batch_dims=1)
-        counts = tf.gather(longer, parent, batch_dims=1)
-        rows = tf.reshape(tf.range(batch)[:, None] * beams + parent, [-1])
-        shown = tf.reshape(tf.where(was, PADDING, token), [-1, 1])
-        tokens = tf.concat([tf.gather(tokens, rows), tf.cast(shown, tf.int32)], axis=1)
-        kept = passed if beams == 1 else [tf.gather(t, rows) for t in passed]
-        return tokens, scores, counts, tf.logical_or(was, token == end), *kept
-
-    state = (first, begun, counts, done, *carried)
-    open_shape = tf.TensorShape([None, None])
-    shapes = [open_shape, open_shape, open_shape, open_shape, *(_open(t) for t in carried)]
-    tokens, scores, counts, *_ = tf.while_loop(again, step, state, shape_invariants=tuple(shapes))
-    best = tf.argmax(scores / length_penalty(counts, penalty), axis=1, output_type=tf.int32)
-    tokens = tf.gather(tf.reshape(tokens, [batch, beams, -1]), best, batch_dims=1)[:, prefix:]
-    return tokens, tf.gather(scores, best, batch_dims=1)
-
-
-def _open(tensor: tf.Tensor) -> tf.TensorShape:
-    """Return the shape of keys and values that grow along their third axis."""
-    return tf.TensorShape([None, tensor.shape[1], None, tensor.shape[3]])
+    def answer(self, inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Return ``generated_text`` and ``log_probability``."""
+        return dict(zip(self.outputs, self.texts(inputs), strict=True))

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import collections
 import unicodedata
-import weakref
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from tfft.errors import DataError
 from tfft.evaluation.scores import Scores
 from tfft.layers.pair_tokenizer import SOURCE, PairTokenizer
 from tfft.registry import Evaluator
-from tfft.tasks.text_to_text.decoding import Generator
+from tfft.tasks.text_to_text.decoding import TextGenerator
 from tfft.tasks.text_to_text.head import TextToTextHead
 
 _DRAWS = 1000
@@ -50,9 +48,9 @@ class TextEvaluator(Evaluator):
 
     def observe(self, model: keras.Model, inputs: Any) -> None:
         """Decode the sources of a batch."""
-        self._tokenizer, decode = _decoder(model, self.head)
-        source = inputs[SOURCE]
-        self.written += self._tokenizer.read(decode(source).numpy())
+        generator = TextGenerator.known(model, self.head)
+        self._tokenizer, source = generator.tokenizer, inputs[SOURCE]
+        self.written += self._tokenizer.read(generator.decode(source).numpy())
         self.sources += self._tokenizer.read(np.asarray(source))
 
     def weight(self, labels: np.ndarray, logits: np.ndarray) -> int:
@@ -138,23 +136,6 @@ def _interval(metric: Any, written: Sequence[str], targets: Sequence[str], draws
     values = [float(metric._compute_score_from_stats(list(row)).score) for row in often @ counts]
     low, high = np.quantile(values, (0.025, 0.975)).tolist()
     return low, high
-
-
-_DECODERS: weakref.WeakKeyDictionary[keras.Model, dict[TextToTextHead, Any]] = weakref.WeakKeyDictionary()
-
-
-def _decoder(model: keras.Model, head: TextToTextHead) -> tuple[PairTokenizer, Any]:
-    """Return the tokenizer of a model and its decoding, which is traced once per model and head."""
-    known = _DECODERS.setdefault(model, {})
-    if head not in known:
-        generator = Generator.of(model, head)
-
-        @tf.function(input_signature=[tf.TensorSpec([None, None], tf.int32)], autograph=False)
-        def decode(source: tf.Tensor) -> tf.Tensor:
-            return generator.tokens(source)[0]
-
-        known[head] = (generator.tokenizer, decode)
-    return known[head]
 
 
 def _samples(rows: Sequence[tuple[str, str, str]]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from tfft.errors import PlanError, require_platform
 
@@ -12,8 +12,8 @@ require_platform()
 import keras  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
-from tfft.heads import LOGITS_LAYER, Head, Logits, ModelFeatures, ServedModel  # noqa: E402
-from tfft.tasks.text_to_text.losses import TokenAccuracy, TokenCrossentropy  # noqa: E402
+from tfft.heads import LOGITS_LAYER, Head, ModelFeatures, ServedModel, TokenLogits  # noqa: E402
+from tfft.losses import TokenAccuracy, TokenCrossentropy  # noqa: E402
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,39 +67,12 @@ class TextToTextHead(Head):
 
     def served(self, model: keras.Model) -> ServedModel:
         """Return a model that decodes, from texts to texts."""
-        from tfft.tasks.text_to_text.decoding import GenerateTexts, Generator
+        from tfft.decoding import Answers
+        from tfft.tasks.text_to_text.decoding import TextGenerator
 
         text = keras.Input((), dtype="string", name="text")
-        generate = GenerateTexts(Generator.of(model, self), name="generate")
+        generate = Answers(TextGenerator.of(model, self), name="generate")
         return ServedModel(keras.Model(text, generate(text), name=model.name), dict)
-
-
-@keras.saving.register_keras_serializable(package="tfft")
-class TokenLogits(Logits):
-    """Last layer of an encoder-decoder: the logits of the backbone in float32, and the head in its config.
-
-    Args:
-        head: As for :class:`tfft.heads.Logits`.
-        **kwargs: As for :class:`tfft.heads.Logits`.
-    """
-
-    def build(self, input_shape: Any) -> None:
-        """Create nothing: the weights are those of the backbone."""
-        self.built = True
-
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
-        """Return the inputs in float32."""
-        return keras.ops.cast(inputs, "float32")
-
-    def save_own_variables(self, store: Any) -> None:
-        """Save nothing, unlike a Dense layer."""
-
-    def load_own_variables(self, store: Any) -> None:
-        """Load nothing, unlike a Dense layer."""
-
-    def compute_output_shape(self, input_shape: Any) -> Any:
-        """Return the shape of the inputs."""
-        return input_shape
 
 
 def _refuse(soft: bool) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from tfft.heads import Head, Logits
-from tfft.layers.speech_blocks import present
+from tfft.layers.speech_blocks import present_frames
 from tfft.losses import ABSENT
 
 
@@ -30,8 +30,5 @@ class CtcLogits(Logits):
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Return logits [B, T, units] from features [B, T, width]."""
-        ops = keras.ops
-        at = ops.arange(ops.shape(inputs)[1])
-        last = ops.max(ops.where(present(inputs)[..., 0], at, 0), axis=1)
-        there = (at <= last[:, None])[..., None]
-        return ops.where(there, super().call(inputs, training=training), ABSENT)
+        there = present_frames(inputs)[..., None]
+        return keras.ops.where(there, super().call(inputs, training=training), ABSENT)

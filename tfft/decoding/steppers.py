@@ -1,4 +1,4 @@
-"""One more token from an encoder-decoder: :class:`CachedStepper`, :class:`PrefixStepper`.
+"""One more token from an encoder-decoder: :class:`CachedStepper`, :class:`PrefixStepper`, :func:`stepper_of`.
 
 A stepper encodes sources once and then gives the logits of the next token for rows of tokens. What it carries from step
 to step are tensors whose first axis is the row, so that a beam search can reorder them.
@@ -21,7 +21,7 @@ class Stepper(Protocol):
         """Encode sources.
 
         Args:
-            source: Tokens, int32 [B, S], -1 for padding.
+            source: Input of the encoder, [B, ...], such as tokens, int32 [B, S], -1 for padding.
             rows: Rows for each source, as in a beam.
 
         Returns:
@@ -38,7 +38,24 @@ class Stepper(Protocol):
         """
 
 
-class CachedStepper:
+class _EncoderDecoder:
+    """Network whose first block has a method ``enter``, and whose further encoder blocks have a method ``encode``."""
+
+    def __init__(self, network: keras.Model) -> None:
+        layers = network.layers
+        self.entry: Any = next(layer for layer in layers if hasattr(layer, "enter"))
+        self.encoders: list[Any] = [layer for layer in layers if hasattr(layer, "encode")]
+
+    def encoded(self, source: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Return the outputs of the encoder [B, S, width], and which places are present, bool [B, S]."""
+        x, there = self.entry.enter(source)
+        shared, _ = getattr(self.entry, "tables", ((), ()))
+        for block in self.encoders:
+            x = block.encode(x, there, *shared)
+        return x, there
+
+
+class CachedStepper(_EncoderDecoder):
     """Steps that keep the keys and values of earlier tokens, of decoder blocks with a method ``step``.
 
     Those are the blocks of :func:`tfft.backbones.transformer.transformer` and of T5.
@@ -48,18 +65,13 @@ class CachedStepper:
     """
 
     def __init__(self, network: keras.Model) -> None:
-        layers = network.layers
-        self.embeddings: Any = next(layer for layer in layers if hasattr(layer, "embed"))
-        self.encoders: list[Any] = [layer for layer in layers if hasattr(layer, "encode")]
-        self.decoders: list[Any] = [layer for layer in layers if hasattr(layer, "step")]
+        super().__init__(network)
+        self.embeddings: Any = next(layer for layer in network.layers if hasattr(layer, "embed"))
+        self.decoders: list[Any] = [layer for layer in network.layers if hasattr(layer, "step")]
 
     def begin(self, source: tf.Tensor, rows: int) -> tuple[Any, list[tf.Tensor]]:
         """Encode sources and compute their keys and values for each decoder block."""
-        there = source >= 0
-        x = self.embeddings.embed(tf.maximum(source, 0))
-        shared, _ = getattr(self.embeddings, "tables", ((), ()))
-        for block in self.encoders:
-            x = block.encode(x, there, *shared)
+        x, there = self.encoded(source)
         keys = [[tf.repeat(t, rows, axis=0) for t in block.source_keys(x)] for block in self.decoders]
         count = tf.shape(source)[0] * rows
         block = self.decoders[0]
@@ -71,14 +83,14 @@ class CachedStepper:
         there, keys = fixed
         x = self.embeddings.embed(tokens[:, -1:], tf.shape(tokens)[1] - 1)
         found: list[tf.Tensor] = []
-        _, shared = getattr(self.embeddings, "tables", ((), ()))
+        _, shared = getattr(self.entry, "tables", ((), ()))
         for at, block in enumerate(self.decoders):
             x, (key, value) = block.step(x, (carried[2 * at], carried[2 * at + 1]), tuple(keys[at]), there, *shared)
             found += [key, value]
         return next_logits(self.embeddings, x), found
 
 
-class PrefixStepper:
+class PrefixStepper(_EncoderDecoder):
     """Steps of any encoder-decoder of such blocks, which run the decoder on all tokens so far.
 
     It encodes once. The cost of a step grows with the length of the text, so that of a text grows with its square.
@@ -88,17 +100,13 @@ class PrefixStepper:
     """
 
     def __init__(self, network: keras.Model) -> None:
-        layers = network.layers
-        self.embeddings: Any = next(layer for layer in layers if hasattr(layer, "embed_target"))
-        self.encoders: list[Any] = [layer for layer in layers if hasattr(layer, "encode")]
-        self.decoders: list[Any] = [layer for layer in layers if hasattr(layer, "decode")]
+        super().__init__(network)
+        self.embeddings: Any = next(layer for layer in network.layers if hasattr(layer, "embed_target"))
+        self.decoders: list[Any] = [layer for layer in network.layers if hasattr(layer, "decode")]
 
     def begin(self, source: tf.Tensor, rows: int) -> tuple[Any, list[tf.Tensor]]:
         """Encode sources."""
-        there = source >= 0
-        x = self.embeddings.embed_source(tf.maximum(source, 0))
-        for block in self.encoders:
-            x = block.encode(x, there)
+        x, there = self.encoded(source)
         return (tf.repeat(x, rows, axis=0), tf.repeat(there, rows, axis=0)), []
 
     def step(self, fixed: Any, carried: list[tf.Tensor], tokens: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
