@@ -96,6 +96,7 @@ def build(
     """
     if not isinstance(backbone, Backbone):
         backbone = load_backbone(backbone)
+    backbone = head.backbone_for(backbone)
     if image_size is not None and backbone.input_spec is None:
         raise BackboneError(f"{backbone.name} does not take images, so image_size={image_size!r} does not apply.")
     if backbone.input_spec is not None and (resize := head.resize) is not None:

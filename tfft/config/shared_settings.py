@@ -165,14 +165,15 @@ class SharedSettings:
     )  # fmt: skip
     beam_width: int | None = setting(
         None,
-        help="Beam width for decoding transcripts; 1 takes the most probable character of each frame.",
+        help="Beam width for decoding transcripts; 1 takes the most probable character of each frame, or next token.",
         default_help="1",
         check=NONE | whole(1), cli=Option(parse_whole, "N"), group="text",
     )  # fmt: skip
     architecture: str | None = setting(
         None,
-        help="Head for boxes or masks: tfft, or through KerasHub retinanet for boxes, deeplab_v3 for masks.",
-        default_help="tfft",
+        help="Head for boxes or masks: tfft, or through KerasHub retinanet for boxes, deeplab_v3 for masks. For "
+        "transcripts: ctc or encoder_decoder.",
+        default_help="tfft; for transcripts encoder_decoder if the backbone has a pretrained decoder, else ctc",
         check=string() | NONE, cli=Option(metavar="NAME"),
     )  # fmt: skip
     max_length: int | None = setting(

@@ -171,7 +171,8 @@ def batches_for(model: Any, head: Any, data: Any, *, batch_size: int = 32, measu
     inputs = getattr(model, "inputs", None) or []
     channels, rank = _pixels_of(model), len(inputs[0].shape) if len(inputs) == 1 else None
     if hasattr(data, "batches") and hasattr(data, "labels"):
-        layer = preprocess_of(model)
+        layer, reader = preprocess_of(model), getattr(head, "reader", None)
+        data = data if reader is None else reader.fitted(data, model)
         batches = getattr(data, "evaluation_batches", data.batches) if measured else data.batches
         data = batches(None if layer is None else layer.spec, BatchOptions(batch_size))
     elif not isinstance(data, tf.data.Dataset):

@@ -58,7 +58,7 @@ class _EncoderDecoder:
 class CachedStepper(_EncoderDecoder):
     """Steps that keep the keys and values of earlier tokens, of decoder blocks with a method ``step``.
 
-    Those are the blocks of :func:`tfft.backbones.transformer.transformer` and of T5.
+    Those are the blocks of :func:`tfft.backbones.transformer.transformer`, of T5 and of Moonshine.
 
     Args:
         network: Model of the backbone.

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfft import heads, registry
+from tfft import heads
 from tfft.console.profile import stage
 from tfft.data.dataset_forms import batches_for
 from tfft.errors import DataError, PlanError, TfftError
@@ -63,7 +63,7 @@ def evaluate(model: keras.Model, dataset: Any, *, head: heads.Head | None = None
         # Keras divides a loss by the replicas of the current strategy, also where only one copy computes it.
         return logits, loss_of(labels, logits) * tf.distribute.get_strategy().num_replicas_in_sync
 
-    evaluator = registry.task(head.task).evaluator(head)
+    evaluator = head.definition.evaluator(head)
     count, weighed, loss, bad = 0, 0, 0.0, 0
     for batch in dataset:
         labels = np.asarray(batch[1])

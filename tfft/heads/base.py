@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import keras
 import numpy as np
@@ -12,6 +12,9 @@ import tensorflow as tf
 
 from tfft import registry
 from tfft.errors import PlanError, did_you_mean, join_names, raise_problems
+
+if TYPE_CHECKING:
+    from tfft.backbones.base import Backbone
 
 LOGITS_LAYER, DROPOUT_LAYER = "logits", "dropout"
 RAW_SIGNATURE = "raw"  # outputs without the operations that small runtimes lack
@@ -128,34 +131,39 @@ class Head:
         raise_problems(PlanError, f"The {self.task} head cannot be made", self.problems())
 
     @property
+    def definition(self) -> registry.Task:
+        """Task of the head, for its architecture if the task has several."""
+        return registry.task(self.task).with_architecture(getattr(self, "architecture", None))
+
+    @property
     def selection(self) -> registry.Metric:
         """Metric that selects the better of two models."""
-        return registry.task(self.task).selection
+        return self.definition.selection
 
     @property
     def feature_level(self) -> registry.FeatureLevel:
         """Features that it takes from a backbone, see :class:`tfft.registry.Task`."""
-        return registry.task(self.task).feature_level
+        return self.definition.feature_level
 
     @property
     def strides(self) -> tuple[int, ...]:
         """Strides in pixels of the feature maps that it takes, if it takes a pyramid."""
-        return registry.task(self.task).strides
+        return self.definition.strides
 
     @property
     def resize(self) -> Literal["crop", "stretch", "pad"] | None:
         """Resizing that the task prescribes for images; None for that of the run."""
-        return registry.task(self.task).resize
+        return self.definition.resize
 
     @property
     def modalities(self) -> frozenset[str]:
         """Modalities that its task supports; empty for all."""
-        return registry.task(self.task).modalities
+        return self.definition.modalities
 
     @property
     def reader(self) -> registry.Modality | None:
         """Modality that reads the data of its task, if labels have files of their own."""
-        return registry.task(self.task).reader
+        return self.definition.reader
 
     @property
     def facts(self) -> dict[str, object]:
@@ -215,6 +223,17 @@ class Head:
 
         dropped = keras.layers.Dropout(self.dropout, name=DROPOUT_LAYER)(ModelFeatures.of(features).tensor)
         return Logits(self, name=LOGITS_LAYER)(dropped)
+
+    def backbone_for(self, backbone: Backbone) -> Backbone:
+        """Return the backbone in the form that the head takes; by default as it is.
+
+        Args:
+            backbone: Backbone of a model that is built.
+
+        Raises:
+            BackboneError: If it lacks what the head needs, such as a decoder.
+        """
+        return backbone
 
     def fitted_to(self, labels: Any) -> Head:
         """Return the head with statistics of the training labels that it needs: for regression mean, spread and median.
@@ -303,7 +322,7 @@ class Head:
             PlanError: For an unknown task, or invalid values.
         """
         fields = dict(values)
-        task = registry.task(fields.pop("kind"))
+        task = registry.task(fields.pop("kind")).with_architecture(fields.get("architecture"))
         return task.head_class()(task=task.name, **fields)
 
     def problems(self) -> list[str]:

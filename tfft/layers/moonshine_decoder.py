@@ -54,7 +54,11 @@ class MoonshineEmbeddings(HeldLayer):
         return features, present_frames(features), y, keras.ops.cast(self.matrix, y.dtype)
 
     def embed_target(self, ids: Any) -> Any:
-        """Return embeddings of targets [B, L, width]; the decoder blocks know the positions."""
+        """Return embeddings of targets [B, L, width]."""
+        return self.embed(ids)
+
+    def embed(self, ids: Any, start: Any = 0) -> Any:
+        """Return embeddings [B, L, width] of tokens [B, L]; the decoder blocks know the positions."""
         return self.layer(ids)
 
     def compute_output_spec(self, features: Any, target: Any, training: bool | None = None) -> State:
@@ -108,8 +112,53 @@ class MoonshineDecoder(HeldBlock):
         found = self.layer(target, source, angles, encoder_padding_mask=mask, training=training)
         return found if self.norm is None else self.norm(found)
 
+    @property
+    def heads(self) -> int:
+        """Number of attention heads."""
+        return self.layer.num_heads
+
+    @property
+    def head_width(self) -> int:
+        """Width of a head."""
+        return self.layer.head_dim
+
+    def source_keys(self, source: Any) -> tuple[Any, Any]:
+        """Return keys and values of the source, each [B, H, S, d]."""
+        attention = self.layer.cross_attention
+        key, value = (_by_head(dense(source)) for dense in (attention.key_dense, attention.value_dense))
+        return key, value
+
+    def step(self, x: Any, past: tuple[Any, Any], source: tuple[Any, Any], mask: Any) -> tuple[Any, tuple[Any, Any]]:
+        """Return the features of one more token, and the keys and values up to it.
+
+        Args:
+            x: Embedding of the token, [B, 1, width].
+            past: Keys and values of the tokens before it, each [B, H, t, d].
+            source: Result of :meth:`source_keys`.
+            mask: Present frames of the source, bool [B, S].
+        """
+        place = tf.shape(past[0])[2]
+        room = tf.pad(tf.stack(past, axis=1), [[0, 0], [0, 0], [0, 0], [0, 1], [0, 0]])
+        found, kept = self.layer(
+            x, x, rotary_angles(1, self.rotary_width, self.rotary_base, x.dtype, place), encoder_padding_mask=mask,
+            self_attention_cache=_by_place(room), self_attention_cache_update_index=place,
+            cross_attention_cache=_by_place(tf.stack(source, axis=1)), training=False,
+        )  # fmt: skip
+        key, value = (_by_head(kept[:, at]) for at in range(2))
+        return found if self.norm is None else self.norm(found), (key, value)
+
     def get_config(self) -> dict[str, Any]:
         """Return the arguments of the constructor as plain values."""
         norm = None if self.norm is None else keras.saving.serialize_keras_object(self.norm)
         own = {"rotary_width": self.rotary_width, "rotary_base": self.rotary_base, "norm": norm}
         return {**super().get_config(), **own}
+
+
+def _by_head(values: Any) -> Any:
+    """Return [B, L, H, d] as [B, H, L, d]."""
+    return tf.transpose(values, [0, 2, 1, 3])
+
+
+def _by_place(pair: Any) -> Any:
+    """Return keys and values [B, 2, H, L, d] as KerasHub keeps them, [B, 2, L, H, d]."""
+    return tf.transpose(pair, [0, 1, 3, 2, 4])

@@ -68,7 +68,14 @@ class TargetTokenizer(keras.layers.Layer):
 
     def renamed(self, name: str) -> Self:
         """Return a layer of another name that holds the same tokenizer."""
-        return type(self)(**{**self.get_config(), "tokenizer": self.tokenizer, "name": name})
+        return self._changed(name=name)
+
+    def with_length(self, target_length: int) -> Self:
+        """Return a layer with another limit of a target that holds the same tokenizer."""
+        return self._changed(target_length=target_length)
+
+    def _changed(self, **changes: Any) -> Self:
+        return type(self)(**{**self.get_config(), "tokenizer": self.tokenizer, **changes})
 
     @property
     def special(self) -> tuple[int, ...]:

@@ -49,8 +49,9 @@ class Draft:
 
     @property
     def task(self) -> registry.Task:
-        """Task of the labels; classification if unknown."""
-        return registry.asked_task(self.config.task) or registry.task("classification")
+        """Task of the labels, for the architecture of the head; classification if unknown."""
+        task = registry.asked_task(self.config.task) or registry.task("classification")
+        return task.with_architecture(self.config.architecture)
 
     @property
     def steps(self) -> int:

@@ -91,7 +91,7 @@ def labelled_examples(
         further = {name: value for name in reader.labelled_settings if (value := getattr(plan, name)) is not None}
         examples = reader.read_labelled(path, run.class_names, {**settings, **further})
         skipped, words = examples.skipped, f"all examples in {path}"
-    return _with_classes(examples, run, path), spec, tuple(skipped), words
+    return _with_classes(reader.fitted(examples, run.model), run, path), spec, tuple(skipped), words
 
 
 def _reader(run: Run) -> tuple[registry.Modality, Any]:

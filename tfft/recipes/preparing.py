@@ -245,7 +245,7 @@ def build_model(backbone: Backbone, data: RunData, plan: Plan) -> keras.Model:
 
 def is_cached(data: RunData, cache: object) -> bool:
     """Whether the frozen part of the model runs once for all epochs."""
-    return wants_cache(data, cache) and registry.task(data.task).caches_features
+    return wants_cache(data, cache) and registry.task(data.task).caches_features and not makes_own_features(data)
 
 
 def wants_cache(data: RunData, cache: object) -> bool:

@@ -269,7 +269,7 @@ def check_supported(config: SharedSettings) -> None:
         PlanError: If some do not; the message names all of them.
     """
     task = registry.asked_task(config.task)
-    problems = [] if task is None else list(task.unsupported(config))
+    problems = [] if task is None else list(task.with_architecture(config.architecture).unsupported(config))
     problems += [*_architecture(config.architecture, task), *_combinations(config.augment, task)]
     raise_problems(PlanError, "These settings cannot be used", problems)
 

@@ -221,6 +221,15 @@ class Modality:
         """
         return Adapted(splits)
 
+    def fitted(self, examples: Examples, model: keras.Model) -> Examples:
+        """Return labelled examples in the form that a trained model takes; by default as they are.
+
+        Args:
+            examples: Result of :meth:`read_labelled`, or a part of what :meth:`load` gives.
+            model: Trained model.
+        """
+        return examples
+
     def array_source(self, values: Any, labels: Any, staged: Staged, batch_size: int, views: Views) -> Source | None:
         """Return augmented arrays as a source of features; None if the model takes another modality."""
         return None

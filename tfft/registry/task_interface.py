@@ -153,6 +153,14 @@ class Task:
         """Names of the heads that ``architecture=`` chooses from, the default first; empty for one head."""
         return ()
 
+    def with_architecture(self, name: str | None) -> Task:
+        """Return the task with what differs for one of its :attr:`architectures`, such as defaults of plans.
+
+        Args:
+            name: Name of the architecture; None for the default.
+        """
+        return self
+
     def preferred_image_size(self, shape: tuple[float, float]) -> tuple[int, int] | None:
         """Return the height and width in pixels for images of a median shape; None for those of the backbone.
 

@@ -60,7 +60,7 @@ def held_out_results(run: Run, *, batch_size: int = 32) -> HeldOut:
         The results, or a note if the data is gone or the task shows no single examples.
     """
     head = heads.from_model(run.model)
-    task = registry.task(head.task)
+    task = head.definition
     builder = task.report_builder(head)
     shows_results = type(task).example_results is not registry.Task.example_results
     if builder is None and not shows_results:

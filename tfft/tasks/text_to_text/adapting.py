@@ -11,18 +11,13 @@ import numpy as np
 from tfft.backbones.base import TOKENS_LAYER, Backbone
 from tfft.backbones.transformer import transformer
 from tfft.data.examples import Skipped, Splits
-from tfft.errors import BackboneError, DataError, join_names, quantity
+from tfft.decoding import fitting, generated_length, skipped_note, unknown_note
+from tfft.errors import BackboneError
 from tfft.layers.pair_tokenizer import SOURCE, TARGET, PairTokenizer
 from tfft.models import ModelInput
 from tfft.registry import Adapted
 from tfft.tasks.text_to_text.data import PairExamples
 from tfft.tasks.text_to_text.vocabulary import learn_vocabulary, vocabulary_size
-
-_SYSTEMATIC = 0.1  # of the pairs: longer than the model takes in more of them is an error
-_SPARE = 1.25  # room of a generated text over the longest training target
-_UNKNOWN = 0.005  # share of unknown tokens from which a note reports them
-_LEAST = 16  # tokens that a model may write
-_SHOWN = 5
 
 
 def adapted_pairs(splits: Splits[PairExamples], backbone: Backbone) -> Adapted:
@@ -52,11 +47,9 @@ def adapted_pairs(splits: Splits[PairExamples], backbone: Backbone) -> Adapted:
         parts.append(whole.take(keep))
         too_long += left_out
     if too_long:
-        more = "; ..." if len(too_long) > _SHOWN else ""
-        notes.append(f"{quantity(len(too_long), 'pair')} skipped: {'; '.join(map(str, too_long[:_SHOWN]))}{more}")
+        notes.append(skipped_note(too_long, "pair"))
     train: Any = parts[0]
-    longest = max(map(len, train.tokens.target))
-    limit = min(tokenizer.target_length, max(_LEAST, int(_SPARE * longest) + 1))
+    limit = generated_length(train.tokens.target, tokenizer.target_length)
     tokenizer.target_length = limit  # of this run: what it may write
     notes += _notes(parts, tokenizer, limit)
     duplicates = (
@@ -108,18 +101,7 @@ def _fitting(part: PairExamples, tokenizer: PairTokenizer) -> tuple[np.ndarray, 
         (SOURCE, part.tokens.source, tokenizer.source_length),
         (TARGET, part.tokens.target, tokenizer.target_length),
     )  # fmt: skip
-    too_long: dict[int, str] = {}
-    for name, tokens, limit in sides:
-        for at, ids in enumerate(tokens):
-            if len(ids) > limit:
-                too_long.setdefault(at, f"has a {name} of {len(ids):,} tokens, and the model takes {limit:,}")
-    skipped = [Skipped(part.places[at], why) for at, why in sorted(too_long.items())]
-    if len(skipped) > _SYSTEMATIC * len(part):
-        raise DataError(
-            f"{len(skipped):,} of {len(part):,} pairs are longer than the model takes: "
-            f"{'; '.join(map(str, skipped[:_SHOWN]))}. Split the texts, or pass a larger max_length=."
-        )
-    return np.array([at for at in range(len(part)) if at not in too_long], np.int64), skipped
+    return fitting(sides, part.places, "pairs")
 
 
 def _notes(parts: list[PairExamples], tokenizer: PairTokenizer, limit: int) -> list[str]:
@@ -127,16 +109,8 @@ def _notes(parts: list[PairExamples], tokenizer: PairTokenizer, limit: int) -> l
     tokens: Any = parts[0].tokens
     medians = [int(np.median([len(ids) for ids in side])) for side in (tokens.source, tokens.target)]
     notes = [f"tokens: median {medians[0]} per source, {medians[1]} per target; at most {limit} are generated"]
-    unknown = tokenizer.unknown
-    for name, side in ((SOURCE, tokens.source), (TARGET, tokens.target)):
-        if unknown is None:
-            break
-        counts = np.array([int((ids == unknown).sum()) for ids in side])
-        share = counts.sum() / max(1, sum(map(len, side)))
-        if share > _UNKNOWN:
-            where = join_names([parts[0].places[at] for at in np.argsort(-counts, kind="stable")[:3]])
-            notes.append(
-                f"{share:.1%} of the {name} tokens are unknown to the vocabulary, most in {where}: the model cannot "
-                "read or generate them. Use a model trained on this language"
-            )
-    return notes
+    found = [
+        unknown_note(name, side, parts[0].places, tokenizer.unknown)
+        for name, side in ((SOURCE, tokens.source), (TARGET, tokens.target))
+    ]
+    return [*notes, *filter(None, found)]

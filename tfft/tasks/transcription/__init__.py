@@ -17,12 +17,15 @@ if TYPE_CHECKING:
 
 __all__ = ["TRANSCRIPTION", "Transcription"]
 
+CTC, ENCODER_DECODER = "ctc", "encoder_decoder"
+ARCHITECTURES = (CTC, ENCODER_DECODER)  # of the head, see tfft.heads.transcription
+
 _WITHOUT = {
     "class_weight": "a transcript has many characters",
     "sampling": "a transcript has no class",
     "separator": "a transcript is one text",
     "label": "text= names the column of the transcripts",
-    "label_smoothing": "the loss sums over alignments",
+    "label_smoothing": "the loss of CTC sums over alignments",
 }
 
 
@@ -39,8 +42,20 @@ class Transcription(Task):
     solves_head: ClassVar[bool] = False
     head_reason: ClassVar[str] = "trained: which frame belongs to which character is not known, so no system gives it"
     input_columns: ClassVar[frozenset[str]] = frozenset({"audio", "text"})
-    head_settings: ClassVar[tuple[str, ...]] = ("letter_case", "punctuation", "beam_width")
+    head_settings: ClassVar[tuple[str, ...]] = ("architecture", "letter_case", "punctuation", "beam_width")
+    without: ClassVar[Mapping[str, str]] = _WITHOUT  # settings that do not apply, and why
     selection: ClassVar[Metric] = Metric("character_error_rate", higher_is_better=False)
+
+    @property
+    def architectures(self) -> tuple[str, ...]:
+        """Names of the heads."""
+        return ARCHITECTURES
+
+    def with_architecture(self, name: str | None) -> Task:
+        """Return the task for a head of CTC, or for the pretrained decoder of a backbone."""
+        from tfft.tasks.transcription.decoder_task import DECODER_TRANSCRIPTION
+
+        return DECODER_TRANSCRIPTION if name == ENCODER_DECODER else TRANSCRIPTION
 
     @property
     def reader(self) -> Modality | None:
@@ -88,7 +103,7 @@ class Transcription(Task):
             DependencyError: If the package for the scores is missing, before a run has spent time on training.
         """
         require_scores()
-        known = ("dropout", "l2", *self.head_settings)
+        known = ("dropout", "l2", "label_smoothing", *self.head_settings)
         return self.head_factory()(
             class_names, **{name: settings[name] for name in known if settings.get(name) is not None}
         )
@@ -101,7 +116,7 @@ class Transcription(Task):
 
     def unsupported(self, config: Any) -> Iterator[str]:
         """Report settings for one label per clip."""
-        for name, why in _WITHOUT.items():
+        for name, why in self.without.items():
             if getattr(config, name, None):
                 yield f"{name} does not apply to transcription, since {why}: leave it out"
         if getattr(config, "loss", "cross_entropy") != "cross_entropy":
@@ -121,9 +136,7 @@ class Transcription(Task):
 
     def evaluator(self, head: Head) -> Evaluator:
         """Return a new object that keeps transcripts and answers."""
-        from tfft.tasks.transcription.evaluator import TranscriptEvaluator
-
-        return TranscriptEvaluator(head)
+        return head.evaluator()  # type: ignore[attr-defined]  # made by this task
 
     def score_display(self, metric: str) -> ScoreDisplay:
         """Name the scores."""
@@ -133,12 +146,12 @@ class Transcription(Task):
         )  # fmt: skip
 
     def join_parts(self, rows: Sequence[Mapping[str, Any]], class_names: Sequence[str]) -> dict[str, Any]:
-        """Return the texts of consecutive parts, joined by spaces if the alphabet has one, and their mean score.
+        """Return the texts of consecutive parts, joined by spaces unless the alphabet has none, and their mean score.
 
         The mean is geometric, as that of the frames of a part is.
         """
         texts = [str(row["text"].decode()) for row in rows]
-        between = " " if " " in class_names else ""
+        between = " " if " " in class_names or not class_names else ""
         scores = np.maximum([float(row["score"]) for row in rows], np.finfo(float).tiny)
         return {"text": between.join(filter(None, texts)).encode(), "score": np.exp(np.log(scores).mean())}
 
@@ -146,7 +159,9 @@ class Transcription(Task):
         """Return the name and the text."""
         return f"{name}: {outputs['text']}" if "text" in outputs else super().format_prediction(name, outputs)
 
-    def example_results(self, head: Head, outputs: Mapping[str, np.ndarray], labels: np.ndarray) -> list[ExampleResult]:
+    def example_results(
+        self, head: Head, outputs: Mapping[str, np.ndarray], labels: np.ndarray
+    ) -> list[ExampleResult] | None:
         """Rank clips by their character error rate."""
         import jiwer
 

@@ -80,7 +80,11 @@ class TranscribedRecordings(AudioExamples):
         """Build a dataset of (float32 [B, any], int32 [B, any]), each batch as long as its longest clip."""
         if isinstance(spec, AudioSpec) and spec.sample_rate != self.spec.sample_rate:
             same = dataclasses.replace(self.spec, sample_rate=spec.sample_rate)
-            return self.with_spec(same, self.source.store).batches(None, options)
+            return self.with_spec(same, self.source.store).clips(options)
+        return self.clips(options)
+
+    def clips(self, options: BatchOptions) -> tf.data.Dataset:
+        """Build the dataset of :meth:`batches` at the rate of these recordings."""
         return clip_batches(self.waves, self.labels, self.spec, options, self.lengths)
 
     def feature_source(self, staged: Staged, batch_size: int, views: Views | None = None) -> Source:

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import collections
+import re
 from collections.abc import Sequence
+from typing import Any
 
+import keras
 import numpy as np
 
 from tfft.errors import DataError, join_names
 from tfft.evaluation.scores import Scores, wilson_interval
 from tfft.heads import Head
+from tfft.layers.pair_tokenizer import TargetTokenizer
+from tfft.modalities.audio.attach import AUDIO_INPUT, CLIP_LAYER
 from tfft.registry import Evaluator
 from tfft.tasks.transcription import require_scores
+from tfft.tasks.transcription.generator import TranscriptGenerator
 from tfft.tasks.transcription.text import PADDING, STRANGE, decode
 
 METRIC = "word_error_rate"
 _DRAWS = 2000
+_UNKNOWN = re.compile(" ?\u2047 ?")  # what SentencePiece writes for an unknown token
 _WORST = 5
 
 
@@ -31,7 +38,8 @@ class TranscriptEvaluator(Evaluator):
 
     def __init__(self, head: Head) -> None:
         require_scores()
-        self._head, self.names = head, list(head.class_names or ())
+        self._head: Any = head  # of this task
+        self.names = list(head.class_names or ())
         self.truth: list[str] = []
         self.written: list[str] = []
         self.groups: list[int] = []
@@ -101,6 +109,45 @@ class TranscriptEvaluator(Evaluator):
         found = jiwer.process_words([truth[at] for at in order], [written[at] for at in order])
         shown = jiwer.visualize_alignment(found, show_measures=False)
         return (f"the {len(order)} clips with the most wrong characters:\n{shown.strip()}",)
+
+
+class DecodedTranscriptEvaluator(TranscriptEvaluator):
+    """Transcripts, and the texts that an encoder-decoder writes.
+
+    Written texts are normalized as the transcripts are. A transcript is read back from its tokens; what the vocabulary
+    does not cover counts as an error.
+    """
+
+    def __init__(self, head: Head) -> None:
+        super().__init__(head)
+        self._tokenizer: TargetTokenizer | None = None
+
+    def check(self, labels: np.ndarray) -> None:
+        """Raise DataError for labels that are not tokens."""
+        if labels.ndim != 2 or labels.dtype.kind not in "iu":
+            raise DataError(
+                f"Expected labels [B, L], the next token of each place and -1 for padding. Received: {labels.dtype} "
+                f"{labels.shape}."
+            )
+
+    def observe(self, model: keras.Model, inputs: Any) -> None:
+        """Decode the clips of a batch."""
+        generator = TranscriptGenerator.known(model, self._head)
+        self._tokenizer = generator.tokenizer
+        tokens = generator.decode(model.get_layer(CLIP_LAYER)(inputs[AUDIO_INPUT])).numpy()
+        self.written += map(self._head.normalization, generator.tokenizer.read(tokens))
+
+    def weight(self, labels: np.ndarray, logits: np.ndarray) -> int:
+        """Return the number of tokens in the mean loss of a batch."""
+        return int((labels >= 0).sum())
+
+    def update(self, labels: np.ndarray, logits: np.ndarray) -> None:
+        """Add the transcripts of a batch of labels [B, L]."""
+        if self._tokenizer is None:
+            raise DataError("Expected batches of recordings, which a decoder transcribes. Received: logits alone.")
+        texts = self._tokenizer.read(labels)
+        self.truth += [_UNKNOWN.sub(STRANGE, text) for text in texts]
+        self.groups += labels.min(axis=1, initial=PADDING).tolist()
 
 
 def _character_measures(rate: float, errors: np.ndarray, groups: np.ndarray) -> dict[str, float]:

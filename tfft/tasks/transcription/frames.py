@@ -42,22 +42,52 @@ def check_fit(splits: Splits[TranscribedRecordings], backbone: Backbone) -> None
     Raises:
         DataError: Listing all that do not fit, with the place of the transcript.
     """
+    _raise([*_cut_off(splits, backbone), *_without_frames(splits, backbone)])
+
+
+def check_whole(splits: Splits[TranscribedRecordings], backbone: Backbone) -> None:
+    """Check that no recording is cut off.
+
+    Raises:
+        DataError: Listing all that are, with the place of the transcript.
+    """
+    _raise(_cut_off(splits, backbone))
+
+
+def _raise(problems: list[str]) -> None:
+    title = "Some transcripts do not fit their recordings; correct or remove these rows"
+    raise_problems(DataError, title, problems, limit=_SHOWN)
+
+
+def _cut_off(splits: Splits[TranscribedRecordings], backbone: Backbone) -> list[str]:
+    return [
+        f"{part.sources[at]}: {part.paths[at]} lasts {fact.seconds:.2f} s, and {backbone.name} takes "
+        f"{part.spec.seconds:g} s: cut it into shorter clips"
+        for part in splits.parts.values()
+        for at, fact in enumerate(part.facts)
+        if _is_cut(fact.seconds, part)
+    ]
+
+
+def _without_frames(splits: Splits[TranscribedRecordings], backbone: Backbone) -> list[str]:
     problems = []
     for part in splits.parts.values():
         seconds = np.array([fact.seconds for fact in part.facts])
         counts = _frames(seconds, part, backbone)
-        needed = np.array([least_frames(text) for text in part.texts])
-        for at, least in enumerate(needed):
-            what = f"{part.sources[at]}: {part.paths[at]} lasts {seconds[at]:.2f} s"
-            if seconds[at] > part.spec.seconds + 1e-2:
-                problems.append(f"{what}, and {backbone.name} takes {part.spec.seconds:g} s: cut it into shorter clips")
-            elif counts is not None and counts[at] < least:
+        if counts is None:
+            continue
+        for at, text in enumerate(part.texts):
+            if counts[at] < (least := least_frames(text)) and not _is_cut(seconds[at], part):
                 problems.append(
-                    f"{what}, which is {counts[at]} frames, and its {len(part.texts[at])} characters need {least}: "
-                    "is it the text of another recording, or is the recording truncated?"
+                    f"{part.sources[at]}: {part.paths[at]} lasts {seconds[at]:.2f} s, which is {counts[at]} frames, "
+                    f"and its {len(text)} characters need {least}: is it the text of another recording, or is the "
+                    "recording truncated?"
                 )
-    title = "Some transcripts do not fit their recordings; correct or remove these rows"
-    raise_problems(DataError, title, problems, limit=_SHOWN)
+    return problems
+
+
+def _is_cut(seconds: float, part: TranscribedRecordings) -> bool:
+    return seconds > part.spec.seconds + 1e-2
 
 
 def _frames(seconds: np.ndarray, part: TranscribedRecordings, backbone: Backbone) -> np.ndarray | None:

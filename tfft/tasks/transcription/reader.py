@@ -6,13 +6,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tfft.modalities.audio.modality import AudioModality
-from tfft.registry import Adapted, Match
+from tfft.registry import Adapted, FeatureLevel, Match
 
 if TYPE_CHECKING:
+    import keras
+
     from tfft.backbones.base import Backbone
-    from tfft.data.examples import Splits
+    from tfft.data.examples import Examples, Splits
     from tfft.exporting.prediction import RequestItem
     from tfft.inspection.findings import DataReport, Finding
+    from tfft.models import ModelInput
+    from tfft.specs import AudioSpec
     from tfft.tasks.transcription.data import TranscribedRecordings
 
 _OWN = (
@@ -38,6 +42,7 @@ class TranscribedAudio(AudioModality):
     items = "recordings with transcripts"
     default_backbone: ClassVar[str | None] = "speech-encoder-small"
     columns: ClassVar[tuple[str, ...]] = ("audio", "text")
+    settings = AudioModality.settings | {"architecture"}
     labelled_settings: ClassVar[tuple[str, ...]] = ("group", "sample_rate")
 
     def matches(self, source: Any, settings: Mapping[str, Any]) -> Match | None:
@@ -58,12 +63,32 @@ class TranscribedAudio(AudioModality):
         return False
 
     def adapt(self, splits: Splits[Any], backbone: Backbone, settings: Mapping[str, Any]) -> Adapted:
-        """Choose the rate for a backbone that takes waves, and check that each transcript fits its frames."""
-        from tfft.tasks.transcription.frames import check_fit, keep_whole
+        """Choose the rate for a backbone that takes waves, and make labels for the architecture of the head."""
+        from tfft.tasks.transcription.adapting import adapted_recordings
 
-        adapted = super().adapt(splits, backbone, keep_whole(splits, backbone, settings))
-        check_fit(adapted.splits, backbone)
-        return adapted
+        return adapted_recordings(splits, backbone, settings)
+
+    def fitted(self, examples: Examples, model: keras.Model) -> Examples:
+        """Return recordings with the tokens of a model that has a decoder."""
+        from tfft.tasks.transcription.tokenized import fitted_to_model
+
+        return fitted_to_model(examples, model)
+
+    def attach_input(
+        self,
+        backbone: Backbone,
+        network: keras.Model,
+        level: FeatureLevel = "sequence",
+        *,
+        audio: AudioSpec | None = None,
+        **options: Any,
+    ) -> ModelInput:
+        """Add an input of waveforms to a network, and one of tokens if it has a decoder."""
+        from tfft.tasks.transcription.adapting import attach_decoder
+
+        if backbone.target_tokenizer is None or audio is None:
+            return super().attach_input(backbone, network, level, audio=audio, **options)
+        return attach_decoder(backbone, network, audio)
 
     def counts(self, splits: Any) -> dict[str, dict[str, int]]:
         """Return the number of recordings, by part; those of characters are findings where they are low."""
