@@ -34,6 +34,7 @@ class DecoderTranscriptionHead(TranscriptHead):
     """
 
     needs_names: ClassVar[bool] = False
+    smooths_labels: ClassVar[bool] = True
 
     class_names: tuple[str, ...] | None = None
     units: int = 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import tensorflow as tf
@@ -32,6 +32,8 @@ class TranscriptHead(Head):
             most probable next token.
     """
 
+    smooths_labels: ClassVar[bool] = False  # whether label smoothing applies
+
     letter_case: LetterCase = "lower"
     punctuation: Punctuation = "drop"
     beam_width: int = 1
@@ -56,6 +58,8 @@ class TranscriptHead(Head):
         problems = super().problems()
         if self.loss_name != "cross_entropy":
             problems.append(f"transcription has one loss, received loss={self.loss_name!r}: leave it out")
+        if self.label_smoothing and not self.smooths_labels:
+            problems.append(f"transcription takes no label_smoothing, received {self.label_smoothing!r}: leave it out")
         if isinstance(self.beam_width, bool) or not isinstance(self.beam_width, int) or self.beam_width < 1:
             problems.append(f"beam_width must be an integer of at least 1, received {self.beam_width!r}")
         for name, valid in (("letter_case", CASES), ("punctuation", MARKS)):
@@ -85,8 +89,6 @@ class TranscriptionHead(TranscriptHead):
     def problems(self) -> list[str]:
         """Return the problems of the fields, one sentence each."""
         problems = super().problems()
-        if self.label_smoothing:
-            problems.append(f"transcription takes no label_smoothing, received {self.label_smoothing!r}: leave it out")
         if len(self.class_names or ()) > MOST_CHARACTERS:
             problems.append(
                 f"CTC needs a small alphabet, at most {MOST_CHARACTERS}, received {len(self.class_names or ())}"
