@@ -41,9 +41,9 @@ def preset(tmp_path_factory):
     for variable in network.weights:
         if variable.name in ("gamma", "beta", "bias"):
             variable.assign(variable + np.random.default_rng(1).normal(0, 0.1, variable.shape))
-    written = io.BytesIO()
+    written, texts = io.BytesIO(), speech_data.sentences(50)
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(speech_data.sentences(50)), model_writer=written, vocab_size=20,
+        sentence_iterator=iter([*texts, *(f"{text.upper()}." for text in texts)]), model_writer=written, vocab_size=30,
         hard_vocab_limit=False, bos_id=1, eos_id=2, unk_id=0, minloglevel=2,
     )  # fmt: skip
     folder = tmp_path_factory.mktemp("moonshine")
@@ -274,7 +274,8 @@ def test_scores_compare_normalized_texts_and_count_unknown_tokens_as_errors(adap
     assert len(evaluator.truth) == 2
     assert set(evaluator.truth) <= set(adapted.splits.validation.texts)
     tokens = TranscriptGenerator.known(model, head).decode(model.get_layer("clip")(inputs["audio"]))
-    assert evaluator.written == [head.normalization(text) for text in tokenizer.read(tokens.numpy())]
+    plain = tokenizer.read(tokens.numpy())
+    assert evaluator.written == [head.normalization(text) for text in plain] != plain
     evaluator.written, evaluator.truth, evaluator.groups = ["a\u2047 c", "b"], [], []
     known = [int(tokenizer.ragged([letter])[0][-1]) for letter in "ab"]
     rows = np.array([[known[0], tokenizer.unknown, 2, -3], [known[1], 2, -1, -1]], np.int32)
@@ -314,43 +315,52 @@ def test_a_decoder_is_frozen_trained_and_saved(adapted, tmp_path):
     assert ((answer["score"] > 0) & (answer["score"] <= 1)).numpy().all()
 
 
+def decoder_run(preset, folder, **settings):
+    """A short run of the decoder; the folder holds its data, and the run with its export."""
+    table = speech_data.write_table(folder / "data", 12)
+    return tfft.finetune(
+        f"keras_hub:{preset[0]}", table, task="transcription", audio="file", text="sentence", epochs=2, batch_size=5,
+        learning_rate=3e-3, augment=[], out=folder / "run", verbose=False, **settings,
+    )  # fmt: skip
+
+
 @pytest.mark.nightly
 @pytest.mark.daily("blocks")
 @pytest.mark.filterwarnings("ignore:The low-rank updates in")
-@pytest.mark.parametrize("how", ["blocks", "lora", "beam"])
-def test_the_whole_way_by_the_decoder(preset, how, tmp_path, capsys):
-    table = speech_data.write_table(tmp_path / "data", 24)
-    settings = {
-        "blocks": {"unfreeze": 2},
-        "lora": {"plan": tfft.plans.lp_ft(lora_rank=4), "architecture": "encoder_decoder"},
-        "beam": {"unfreeze": "all", "beam_width": 3, "letter_case": "keep"},
-    }[how]
-    run = tfft.finetune(
-        f"keras_hub:{preset[0]}", table, task="transcription", audio="file", text="sentence", epochs=2, batch_size=8,
-        learning_rate=3e-3, out=tmp_path / "run", verbose=False, **settings,
-    )  # fmt: skip
+@pytest.mark.parametrize("how", ["blocks", "lora"])
+def test_the_whole_way_by_the_decoder(preset, how, tmp_path):
+    run = decoder_run(
+        preset, tmp_path, **({"unfreeze": 2} if how == "blocks" else {"plan": tfft.plans.lp_ft(lora_rank=4)})
+    )
     assert run.plan.architecture == "encoder_decoder"
-    audits = list(run.history.audits.values())
-    assert all(audit.ok for audit in audits)
-    assert (audits[-1].frozen > 0) == (how != "beam")
+    assert [phase.name for phase in run.plan.phases] == ["fine-tune"]
+    [audit] = run.history.audits.values()
+    assert audit.ok
+    assert min(audit.frozen, audit.trainable) > 0
     losses = [row["loss"] for row in run.history.rows]
     assert losses[-1] < losses[0]
     assert run.final_scores.metric == "word_error_rate"
+    assert set(run.export.signatures) == {"serving_default", "serve_bytes"}
     assert run.export.largest_difference < 1e-4
-    again = tfft.load_run(tmp_path / "run")
-    assert heads.from_model(again.model).beam_width == (3 if how == "beam" else 1)
+
+
+@pytest.mark.nightly
+def test_a_run_of_the_decoder_is_loaded_measured_and_predicts(preset, tmp_path, capsys):
+    run = decoder_run(preset, tmp_path, unfreeze="all", beam_width=3, letter_case="keep", group="speaker")
+    again, table = tfft.load_run(tmp_path / "run"), tmp_path / "data" / "clips.csv"
+    assert heads.from_model(again.model).beam_width == 3
+    assert heads.from_model(again.model).class_names is None
     dataset, _, words = labelled_data(again, table)
     assert "held-out" in words
     assert tfft.evaluate(again.model, dataset).value == pytest.approx(run.final_scores.value)
+    loaded = load_transcripts(table, audio="file", text="sentence", letter_case="keep", group="speaker")
+    assert tfft.evaluate(again.model, loaded.validation).value == pytest.approx(run.final_scores.value)
     files = [str(tmp_path / "data" / "wavs" / f"{at:03d}.wav") for at in range(2)]
+    answers = list(tfft.exporting.predict_each(tfft.exporting.open_export(run.export.path), files))
+    capsys.readouterr()
     assert commands(["predict", str(tmp_path / "run"), *files]) == 0
-    lines = capsys.readouterr().out.strip().split("\n")
-    assert [line.split(":")[0] for line in lines[-2:]] == files
+    expected = [f"{file}: {answer.answer['text']}" for file, answer in zip(files, answers, strict=True)]
+    assert [line.strip() for line in capsys.readouterr().out.strip().split("\n")] == list(map(str.strip, expected))
     assert commands(["evaluate", str(tmp_path / "run"), str(table)]) == 0
     assert "word error rate" in capsys.readouterr().out
-    served = tfft.exporting.open_export(run.export.path)
-    answers = list(tfft.exporting.predict_each(served, files))
-    head = heads.from_model(run.model)
-    expected = [answer.answer["text"] for answer in tfft.exporting.predict_each(again.model, files)]
-    assert [answer.answer["text"] for answer in answers] == expected
-    assert head.class_names is None
+    assert tfft.write_report(run, tmp_path / "report.html")

@@ -11,7 +11,7 @@ from tfft.data.examples import Splits
 from tfft.inspection.findings import Finding, Item
 from tfft.modalities.audio.checks import recording_findings
 from tfft.tasks.transcription.data import TranscribedRecordings
-from tfft.tasks.transcription.text import outside
+from tfft.tasks.transcription.text import alphabet, outside
 
 _FAST, _SLOW = 30.0, 1.0  # characters per second; read speech has 10 to 20
 _RARE = 3
@@ -26,7 +26,8 @@ def transcript_findings(splits: Splits[TranscribedRecordings]) -> Iterator[Findi
     """
     yield from recording_findings(splits)  # type: ignore[arg-type]
     train, held_out = splits.train, splits.validation
-    if strange := outside(held_out.texts, train.class_names):
+    # A model of tokens has no alphabet: what its vocabulary does not cover is told when transcripts become tokens.
+    if train.class_names and (strange := outside(held_out.texts, train.class_names)):
         yield Finding(
             "alphabet", "warning", f"held-out transcripts have characters that no training transcript has: {strange}",
             "they count as errors; check their spelling, or add training examples",
@@ -39,9 +40,8 @@ def transcript_findings(splits: Splits[TranscribedRecordings]) -> Iterator[Findi
             "rare", "note", f"{len(rare)} characters occur fewer than {_RARE} times",
             "a model hardly learns them; check their spelling", items,
         )  # fmt: skip
-    if any(character.isdigit() for character in train.class_names) and any(
-        character.isalpha() for character in train.class_names
-    ):
+    letters = alphabet(train.texts)
+    if any(map(str.isdigit, letters)) and any(map(str.isalpha, letters)):
         yield Finding(
             "digits",
             "note",
