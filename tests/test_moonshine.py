@@ -305,6 +305,7 @@ def test_a_decoder_is_frozen_trained_and_saved(adapted, tmp_path):
     model.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras")
     assert heads.from_model(again) == heads.from_model(model)
+    assert again.get_layer("tokens").target_length == adapted.backbone.target_tokenizer.target_length < 256
     np.testing.assert_allclose(again(inputs), model(inputs), atol=1e-5)
     assert [block.name for block in blocks_of(again)] == [block.name for block in adapted.backbone.blocks]
     served = heads.from_model(again).served(again)
