@@ -98,6 +98,14 @@ def test_small_images_train_at_a_higher_rate_unless_few_train_a_new_head():
     assert rate(65, 100, "lp_ft") == rate(64, 199, "full") == 3e-4
 
 
+def test_half_of_the_blocks_train_unless_the_head_is_not_solved():
+    def count(examples, task="classification"):
+        return recommend(dataclasses.replace(FACTS, examples=examples), RunConfig(task=task)).phases[-1].unfreeze
+
+    assert [count(examples) for examples in (100, 4_999, 49_999, 50_000)] == [9, 9, 9, "all"]
+    assert [count(examples, "object_detection") for examples in (499, 4_999, 5_000)] == [3, 6, 9]
+
+
 def test_unequal_classes_are_pointed_out():
     plan = recommend(dataclasses.replace(FACTS, smallest=20, largest=300))
     assert "the largest class has 300 examples, the smallest 20" in plan.reasons["class_weight"]

@@ -31,6 +31,7 @@ PAIRED = 64  # examples of each class at most, which are compared in pairs
 _FITS = 0.78  # below it, blocks train at the higher rate of small images; docs/plans.md has the evidence
 _FITS_AT_MOST = 0.85  # if its interval ends below this too, all blocks train
 _MANY = 50_000  # examples; below, the last half of the blocks trains
+_TRAINED_HEAD = ((500, 6), (5_000, 3))  # behind heads that are not solved: one block in so many below so many examples
 
 
 @dataclasses.dataclass(eq=False)
@@ -121,7 +122,8 @@ class Draft:
             )
             return "all"
         if stats.examples < _MANY:
-            count = math.ceil(stats.blocks / 2)
+            shares = () if self.task.solves_head else _TRAINED_HEAD
+            count = math.ceil(stats.blocks / next((parts for limit, parts in shares if stats.examples < limit), 2))
             self.reasons["unfreeze"] = (
                 f"the last {count} of {stats.blocks} blocks: {stats.examples:,} examples are too few to train more "
                 "without forgetting"

@@ -35,11 +35,12 @@ def recommend(
     examples in the smallest class, unless a linear head on the pretrained features has a low score beyond doubt; else
     it is ``lp_ft``; see :mod:`tfft.plans.strategies`.
     Epochs follow from steps: fine-tuning gets at least 280, a trained head 240, in 2 to 10 epochs. The last half of the
-    blocks trains, and all of them from 50,000 examples on. Images of at most 64 pixels are unlike the pretraining
-    data, so the rate is higher. If a linear head on the pretrained features has a low score, blocks train at that
-    rate, and if the upper end of its interval is low too, all of them. Rates are for Adam and grow with the square root
-    of the batch size. Texts get AdamW at lower rates, and with at most 64 examples in the smallest class the reasons
-    name ``setfit`` as an alternative; it is never chosen automatically.
+    blocks trains, and all of them from 50,000 examples on; behind a head that is not solved, such as a detector, a
+    sixth below 500 and a third below 5,000. Images of at most 64 pixels are unlike the pretraining data, so the rate is
+    higher. If a linear head on the pretrained features has a low score, blocks train at that rate, and if the upper end
+    of its interval is low too, all of them. Rates are for Adam and grow with the square root of the batch size. Texts
+    get AdamW at lower rates, and with at most 64 examples in the smallest class the reasons name ``setfit`` as an
+    alternative; it is never chosen automatically.
 
     Args:
         stats: Statistics of data and backbone.
