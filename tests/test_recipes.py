@@ -314,9 +314,9 @@ def test_recommendations_follow_the_data_and_say_why():
     assert [phase.name for phase in plan.phases] == ["frozen", "fine-tune"]
     assert plan.phases[1].unfreeze == 9
     assert plan.phases[0].head == "linear_probe"
-    assert "such small images look like nothing the backbone was trained on" in plan.reasons["unfreeze"]
-    few = recommend(DatasetStats(300, 10, 18, (224, 224), True, 8.0))
-    assert (few.phases[1].unfreeze, few.phases[1].learning_rate) == (3, 3e-4)
+    assert "1,437 examples are too few to train more without forgetting" in plan.reasons["unfreeze"]
+    few = recommend(DatasetStats(300, 10, 18, (224, 224), True, 65.0))
+    assert (few.phases[1].unfreeze, few.phases[1].learning_rate) == (9, 3e-4)
     assert set(plan.reasons) == {
         "image_size", "unfreeze", "head", "l2", "epochs", "learning_rate",
     }  # fmt: skip
@@ -328,7 +328,7 @@ def test_recommendations_follow_the_data_and_say_why():
 
 def test_more_examples_train_more_blocks_and_fewer_epochs():
     plans = [recommend(DatasetStats(n, 5, 18, (224, 224))) for n in (100, 1_000, 10_000, 100_000)]
-    assert [plan.phases[1].unfreeze for plan in plans] == [3, 6, 9, "all"]
+    assert [plan.phases[1].unfreeze for plan in plans] == [9, 9, 9, "all"]
     assert [plan.phases[1].learning_rate for plan in plans] == [3e-4] * 4
     epochs = [plan.phases[1].epochs for plan in plans]
     assert epochs == sorted(epochs, reverse=True)
