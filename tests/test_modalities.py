@@ -119,6 +119,9 @@ class DenseHead:
     def __init__(self, level):
         self.feature_level = level
 
+    def backbone_for(self, backbone):
+        return backbone
+
     def attach(self, features):
         self.given = features.values
         maps = list(self.given.values()) if isinstance(self.given, dict) else [self.given]
