@@ -285,3 +285,48 @@ def test_several_columns_of_labels_get_the_way_out():
     assert tfft.data.load(frame).class_names == ("a", "b")
     frame["label"] = [[1.5, 2.0], [2.5, 3.0], [0.5, 1.0], [3.5, 9.0]]
     assert tfft.data.load(frame).task == "regression"
+
+
+@pytest.mark.parametrize("values", [(3, 7, 100), (-1, 0, 1), (1, 2, 3)])
+def test_integers_with_gaps_are_names_of_classes_in_datasets_as_in_arrays(values, capsys):
+    labels = np.array(values)[LABELS]
+    form = dataset(PIXELS, labels)
+    splits = tfft.data.load((form, form))
+    assert splits.class_names == tfft.data.load((PIXELS, labels)).class_names == tuple(map(str, values))
+    np.testing.assert_array_equal(np.concatenate([y for _, y in splits.train.dataset]), LABELS)
+    assert tfft.data.load((form, form), task="regression").class_names == ()
+    amounts = dataset(PIXELS, 1000 + 7 * np.arange(len(PIXELS)))
+    tfft.data.load((amounts, amounts))
+    assert "integers that are amounts, such as ages or prices, need task='regression'" in capsys.readouterr().err
+    with pytest.raises(DataError, match="validation example 1.*'12345'"):
+        tfft.data.load((form, dataset(PIXELS, np.full(len(PIXELS), 12345))))
+
+
+def renamed(names, keep=(0, 1, 2)):
+    """A part of loaded examples, and a dataset like that of `keras.utils`: the classes are in the order of names."""
+    kept = np.isin(LABELS, keep)
+    made = tfft.data.load(((PIXELS[kept], np.array(names)[LABELS[kept]]),) * 2).train
+    data = dataset(PIXELS[kept], np.searchsorted(keep, LABELS[kept]))
+    data.class_names = [names[at] for at in keep]
+    return made, data
+
+
+@pytest.mark.parametrize("names", [("a", "b", "c"), ("c", "b", "a")])
+def test_classes_of_data_are_those_of_the_same_name_in_a_model(names):
+    keras.utils.set_random_seed(0)
+    model = build(backbone(), heads.classification(names, dropout=0.0))
+    for examples, data in (renamed(("a", "b", "c")), renamed(("a", "b", "c"), (0, 2))):
+        kept = np.isin(LABELS, (0, 1, 2) if len(data.class_names) == 3 else (0, 2))
+        wanted = tfft.evaluate(model, (PIXELS[kept], np.array(["a", "b", "c"])[LABELS[kept]]))
+        for form in (examples, data):
+            assert tfft.evaluate(model, form).loss == pytest.approx(wanted.loss, rel=1e-5)
+    for form in renamed(("a", "b", "d")):
+        with pytest.raises(DataError, match=r"has unknown classes: d\.* Expected: "):
+            tfft.evaluate(model, form)
+
+
+def test_a_validation_dataset_that_lacks_a_class_keeps_the_numbers_of_the_training():
+    names = ("a", "b", "c")
+    splits = tfft.data.load((renamed(names)[1], renamed(names, (0, 2))[1]))
+    np.testing.assert_array_equal(splits.validation.labels, np.sort(LABELS[LABELS != 1]))
+    np.testing.assert_array_equal(np.concatenate([y for _, y in splits.validation.dataset]), LABELS[LABELS != 1])

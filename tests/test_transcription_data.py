@@ -65,6 +65,18 @@ def test_other_characters_of_held_out_transcripts_are_errors_not_classes(tmp_pat
     assert any(one.kind == "alphabet" and one.level == "warning" for one in check_splits(splits).findings)
 
 
+def test_recordings_take_the_alphabet_of_a_model(splits):
+    alphabet = tuple(reversed(splits.class_names))[:-1]  # without the blank between words
+    part = splits.train.for_classes(alphabet, "The data")
+    assert part.class_names == alphabet
+    for row, text in zip(part.labels, part.texts, strict=True):
+        assert decode(row, alphabet) == text.replace(" ", "\ufffd")
+    assert len(set(zip(splits.train.labels.min(1), part.labels.min(1), strict=True))) == 3  # the groups are the same
+    back = part.for_classes(splits.class_names, "The data")
+    assert [decode(row, back.class_names) for row in back.labels] == list(part.texts)
+    assert splits.train.for_classes((), "The data") is splits.train
+
+
 def test_forms_of_corpora(tmp_path):
     waves = {text: say(text, at) for at, text in enumerate(["ab", "cd e", "fa", "bb"])}
     wanted = sorted(waves)

@@ -15,7 +15,8 @@ from tfft.data.batches import BatchOptions
 from tfft.data.dataset_forms import regular, with_labels, with_pixels
 from tfft.data.examples import Examples, Skipped, Splits
 from tfft.data.forms import label_column, labels_for
-from tfft.data.label_parsing import values_of
+from tfft.data.label_parsing import parse_labels, values_of
+from tfft.data.labels import class_numbers
 from tfft.errors import DataError, raise_problems
 from tfft.specs import AudioSpec, InputSpec
 
@@ -129,14 +130,22 @@ def ready_splits(
     known = getattr(train, "class_names", None) if class_names is None else class_names
     titles = ("training", "validation")
     datasets = [regular(each, f"the {title} dataset") for each, title in zip((train, validation), titles, strict=True)]
+    own_names = [getattr(each, "class_names", ()) if class_names is None else () for each in (train, validation)]
     labels, lengths = zip(*map(_labels_of, datasets, titles), strict=True)
     if known is not None and len(known) == 0:
         known = None
+    if known is None and _have_gaps(labels, task):  # names of classes, as in arrays
+        labels = tuple(part.astype(str).astype(object) for part in labels)
+        places = [[f"{title} example {i + 1}" for i in range(len(p))] for title, p in zip(titles, labels, strict=True)]
+        parse_labels([part.tolist() for part in labels], places, task=task)  # the same checks as in tables
+        datasets = [each.map(_named, tf.data.AUTOTUNE) for each in datasets]
     asked, head = _meaning(labels, known, task)
     parts = []
-    for dataset, title, own, length in zip(datasets, titles, labels, lengths, strict=True):
-        values = labels_for(head, own)
-        dataset = with_labels(dataset, head, f"the {title} dataset")
+    for dataset, title, own, length, of in zip(datasets, titles, labels, lengths, own_names, strict=True):
+        values, name = labels_for(head, own), f"the {title} dataset"
+        if own.dtype.kind in "iubf" and (numbers := class_numbers(of, head.class_names, name)) is not None:
+            values = numbers[values]
+        dataset = with_labels(dataset, head, name, of)
         if int(dataset.cardinality()) == tf.data.UNKNOWN_CARDINALITY:  # as after unbatch(); Keras warns of those
             dataset = dataset.apply(tf.data.experimental.assert_cardinality(length))
         if asked.exclusive_classes:
@@ -204,6 +213,19 @@ def _inferred(values: Sequence[Any]) -> registry.Task:
 
 def _has_lists(values: Sequence[Any]) -> bool:
     return any(isinstance(value, list) for value in values)
+
+
+def _have_gaps(labels: Sequence[np.ndarray], task: str) -> bool:
+    """Whether labels are integers that do not count classes from 0, such as 3, 7 and 100."""
+    asked = registry.asked_task(task)
+    if not (asked is None or asked.exclusive_classes) or any(p.ndim != 1 or p.dtype.kind not in "iu" for p in labels):
+        return False
+    found = np.unique(np.concatenate(labels))
+    return bool(found[0] < 0 or found[-1] >= len(found))
+
+
+def _named(inputs: Any, labels: tf.Tensor, *weights: Any) -> tuple[Any, ...]:
+    return inputs, tf.strings.as_string(tf.reshape(labels, [-1])), *weights
 
 
 def _labels_of(dataset: tf.data.Dataset, name: str) -> tuple[np.ndarray, int]:

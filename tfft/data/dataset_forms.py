@@ -5,7 +5,7 @@ Hides which of them come in batches, which images are not uint8 and which labels
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import tensorflow as tf
 from tfft import registry
 from tfft.data.batches import BatchOptions
 from tfft.data.forms import as_array, labels_for, pixel_array, pixel_batch, shape_problems
+from tfft.data.labels import class_numbers
 from tfft.errors import DataError, join_names, raise_problems
 from tfft.layers.pixel_checks import pixel_problems
 from tfft.layers.preprocess import preprocess_of
@@ -117,20 +118,27 @@ def with_pixels(dataset: tf.data.Dataset, name: str, channels: int | None = None
     return dataset.map(change, tf.data.AUTOTUNE)
 
 
-def with_labels(dataset: tf.data.Dataset, head: Any, name: str) -> tf.data.Dataset:
+def with_labels(dataset: tf.data.Dataset, head: Any, name: str, class_names: Sequence[str] = ()) -> tf.data.Dataset:
     """Return a dataset of batches whose labels are as a head learns them; see :func:`labels_for`.
 
     Args:
         dataset: Dataset from :func:`regular`.
         head: As in :func:`labels_for`.
         name: Name of the dataset, for messages.
+        class_names: Class names of the dataset, as ``keras.utils.image_dataset_from_directory`` gives them.
 
     Raises:
-        DataError: When those of the first batch cannot be converted.
+        DataError: When those of the first batch cannot be converted, or for classes that the head does not have.
     """
     spec = dataset.element_spec[1]
     task = registry.task(head.task)
-    if not task.exclusive_classes or (spec.shape.rank == 1 and spec.dtype.is_integer):
+    if not task.exclusive_classes:
+        return dataset
+    if spec.dtype != tf.string and (numbers := class_numbers(class_names, head.class_names or (), name)) is not None:
+        return with_labels(dataset, head, name).map(
+            lambda inputs, labels, *weights: (inputs, tf.gather(numbers, labels), *weights), tf.data.AUTOTUNE
+        )
+    if spec.shape.rank == 1 and spec.dtype.is_integer:
         return dataset
     batch = next(iter(dataset.map(lambda *batch: batch[1])), None)
     if batch is None or (batch.dtype != tf.string and batch.shape.rank == 1 and batch.dtype.is_integer):
@@ -173,16 +181,17 @@ def batches_for(model: Any, head: Any, data: Any, *, batch_size: int = 32, measu
     if hasattr(data, "batches") and hasattr(data, "labels"):
         layer, reader = preprocess_of(model), getattr(head, "reader", None)
         data = data if reader is None else reader.fitted(data, model)
+        data = data.for_classes(getattr(head, "class_names", None) or (), "The data")
         batches = getattr(data, "evaluation_batches", data.batches) if measured else data.batches
         data = batches(None if layer is None else layer.spec, BatchOptions(batch_size))
     elif not isinstance(data, tf.data.Dataset):
         data = tf.data.Dataset.from_tensor_slices(arrays_for(model, head, data)).batch(batch_size)
-    spec = data.element_spec
+    spec, own = data.element_spec, getattr(data, "class_names", ())
     if head is None and isinstance(spec, tuple) and len(spec) > 1 and not isinstance(spec[1], tf.TensorSpec):
         return data  # several outputs, which only the loss of its owner knows
     data = regular(data, "the dataset", rank=rank, batch_size=batch_size)
     data = data if channels is None else with_pixels(data, "the dataset", channels)
-    return data if head is None else with_labels(data, head, "the dataset")
+    return data if head is None else with_labels(data, head, "the dataset", own)
 
 
 def _pixels_of(model: Any) -> int | None:

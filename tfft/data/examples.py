@@ -16,8 +16,10 @@ import tensorflow as tf
 from tfft import registry
 from tfft.data.batches import BatchOptions
 from tfft.data.duplicates import Duplicate, Duplicates
+from tfft.data.labels import class_numbers
 from tfft.data.split import TRAIN, VALIDATION, folds, joined
 from tfft.errors import DataError
+from tfft.io.name_files import composed
 from tfft.specs import AudioSpec, InputSpec
 
 if TYPE_CHECKING:
@@ -168,6 +170,19 @@ class Examples(abc.ABC):
         else:
             labels = np.where(self.labels < 0, self.labels, numbers[self.labels])
         return dataclasses.replace(self, labels=labels, class_names=class_names)  # type: ignore[type-var]
+
+    def for_classes(self, class_names: Sequence[str], where: str) -> Self:
+        """Return the examples with the numbers that a model has for classes of the same names.
+
+        Args:
+            class_names: Class names of the model; none if it has no classes.
+            where: Name of the examples, for the message.
+
+        Raises:
+            DataError: For classes that the model does not have.
+        """
+        numbers = class_numbers(self.class_names, class_names, where)
+        return self if numbers is None else self.renumbered(numbers, tuple(map(composed, class_names)))
 
     def join(self, other: Self) -> Self:
         """Return these examples followed by others of the same source."""

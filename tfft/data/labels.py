@@ -1,4 +1,4 @@
-"""Checks of labels before training: :func:`check_labels`, :func:`labels_of`.
+"""Checks of labels before training: :func:`check_labels`, :func:`labels_of`, :func:`class_numbers`.
 
 Implementation notes: a label outside of the classes fails late: in the middle of an epoch or, one-hot encoded, not at
 all, because it becomes a row of zeros.
@@ -12,9 +12,31 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfft.errors import DataError, join_names, raise_problems
+from tfft.errors import DataError, did_you_mean, join_names, raise_problems
+from tfft.io.name_files import composed
 
 _SHOWN = 5  # maximum labels listed in a message
+
+
+def class_numbers(own: Sequence[str], known: Sequence[str], where: str) -> np.ndarray | None:
+    """Return the number that a model has for each class of its data; None if they are the same.
+
+    Args:
+        own: Class names of the data. Those that are the numbers 0, 1, ... name no class: they are the model's.
+        known: Class names of the model.
+        where: Name of the data, for the message.
+
+    Raises:
+        DataError: For classes that the model does not have.
+    """
+    own, known = tuple(map(composed, own)), tuple(map(composed, known))
+    if not own or not known or own == known or own == tuple(map(str, range(len(own)))):
+        return None
+    unknown = [name for name in own if name not in known]
+    if unknown:
+        hint = "".join(did_you_mean(name, known) for name in unknown[:3])
+        raise DataError(f"{where} has unknown classes: {join_names(unknown)}.{hint} Expected: {join_names(known)}.")
+    return np.array([known.index(name) for name in own], np.int32)
 
 
 def check_labels(train: Any, validation: Any, class_names: Sequence[str] | int) -> tuple[str, ...]:

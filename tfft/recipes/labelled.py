@@ -8,16 +8,14 @@ import os
 import pathlib
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from tfft import registry
 from tfft.data import BatchOptions, Examples
 from tfft.data.loader import explicit, task_reader
 from tfft.data.tfds.source import ROLES, is_tfds, local_copy
-from tfft.errors import DataError, did_you_mean, join_names
+from tfft.errors import DataError, join_names
 from tfft.io.cache_dir import cache_dir
-from tfft.io.name_files import composed
 from tfft.recipes.run import Run
 
 _COLUMNS = (
@@ -91,7 +89,8 @@ def labelled_examples(
         further = {name: value for name in reader.labelled_settings if (value := getattr(plan, name)) is not None}
         examples = reader.read_labelled(path, run.class_names, {**settings, **further})
         skipped, words = examples.skipped, f"all examples in {path}"
-    return _with_classes(reader.fitted(examples, run.model), run, path), spec, tuple(skipped), words
+    examples = reader.fitted(examples, run.model).for_classes(run.class_names, str(path))
+    return examples, spec, tuple(skipped), words
 
 
 def _reader(run: Run) -> tuple[registry.Modality, Any]:
@@ -126,19 +125,6 @@ def _as_files(run: Run, data: str | os.PathLike[str]) -> tuple[Run, pathlib.Path
     names = tuple(inner.get(name, name) for name in run.class_names)  # the files use the folder names
     plan = dataclasses.replace(plan, data=learned, **copy.settings)
     return dataclasses.replace(run, plan=plan, class_names=names), copy.source
-
-
-def _with_classes(examples: Examples, run: Run, place: pathlib.Path) -> Examples:
-    """Return examples that have names of classes of their own with the numbers that the model has for these."""
-    known, own = tuple(map(composed, run.class_names)), tuple(map(composed, examples.class_names))
-    if own in (known, ()):  # numbers have no classes
-        return examples
-    unknown = [name for name in own if name not in known]
-    if unknown:
-        hint = "".join(did_you_mean(name, known) for name in unknown[:3])
-        raise DataError(f"{place} has unknown classes: {join_names(unknown)}.{hint} Expected: {join_names(known)}.")
-    numbers = np.array([known.index(name) for name in own], np.int32)
-    return examples.renumbered(numbers, known)
 
 
 def _folder(run: Run) -> pathlib.Path:

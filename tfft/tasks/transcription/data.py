@@ -76,6 +76,14 @@ class TranscribedRecordings(AudioExamples):
         texts, sources = self.texts + other.texts, self.sources + other.sources
         return dataclasses.replace(super().join(other), texts=texts, sources=sources)
 
+    def for_classes(self, class_names: Sequence[str], where: str) -> Self:
+        """Return the recordings with the numbers of a model's alphabet; other characters count as errors."""
+        if not class_names or not self.class_names or tuple(class_names) == self.class_names:
+            return self
+        groups = [str(marked) for marked in self.labels.min(axis=1, initial=PADDING)]
+        labels = labels_of(self.texts, class_names, groups if any(int(one) < PADDING for one in groups) else None)
+        return dataclasses.replace(self, labels=labels, class_names=tuple(class_names))
+
     def batches(self, spec: InputSpec | AudioSpec | None, options: BatchOptions) -> tf.data.Dataset:
         """Build a dataset of (float32 [B, any], int32 [B, any]), each batch as long as its longest clip."""
         if isinstance(spec, AudioSpec) and spec.sample_rate != self.spec.sample_rate:
