@@ -5,11 +5,16 @@ import json
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tfft
 from tfft.cli import main
 from tfft.errors import DataError, ExportError, PlanError
+from tfft.evaluation.answers import LogitSample
+from tfft.evaluation.calibration import calibration
 from tfft.evaluation.temperature import _fit, _fit_biases, _sigmoid_losses, _softmax_losses
+from tfft.reporting import report
+from tfft.reporting.page import Page
 
 WIDTH = 6
 
@@ -149,6 +154,70 @@ def test_what_has_no_probabilities_is_refused():
         tfft.calibrate(linear_model(tfft.heads.classification(["a", "b", "c"]), 1.0), (numbers[:20], labels[:20]))
 
 
+def too_sure(calibrate, **settings):
+    """A run whose head has learned the noise of few examples, and the held-out examples."""
+    numbers, labels = labelled(500, 3, seed=1)
+    parts = [
+        tf.data.Dataset.from_tensor_slices((numbers[at], labels[at])).batch(50) for at in np.split(range(500), [40])
+    ]
+    inputs = keras.Input((WIDTH,), name="features")
+    wide = keras.layers.Dense(64, activation="relu", kernel_initializer=keras.initializers.HeNormal(seed=0))(inputs)
+    backbone = keras.Model(inputs, wide, name="wide")
+    run = tfft.finetune(
+        backbone, (*parts, ["a", "b", "c"]), plan="linear_probe", l2=1e-6, dropout=0.0, export_to=False,
+        calibrate=calibrate, **settings,
+    )  # fmt: skip
+    return run, parts[1]
+
+
+@pytest.mark.slow
+def test_a_run_ends_with_calibrated_probabilities(tmp_path, capsys):
+    run, held_out = too_sure(True, out=tmp_path / "run", verbose=True)
+    said = capsys.readouterr().out
+    plain, _ = too_sure(False, verbose=False)
+    assert plain.calibration is None
+    found = run.calibration
+    assert found.temperature > 1.5
+    assert found.examples == 460
+    assert f"calibration: temperature {found.temperature:.3g} from 460 held-out examples" in said
+    logits, before = (each.model.predict(held_out, verbose=0) for each in (run, plain))
+    np.testing.assert_allclose(logits, before / found.temperature, rtol=1e-3, atol=1e-3)
+    assert run.final_scores.accuracy == plain.final_scores.accuracy
+    assert run.final_scores.loss < plain.final_scores.loss
+    assert run.final_scores.loss == pytest.approx(tfft.evaluate(run.model, held_out).loss, rel=1e-5)
+    again = tfft.load_run(tmp_path / "run")
+    assert again.calibration.to_dict() == found.to_dict()
+    assert again.card["calibration"] == str(found)
+    page = Page("report")
+    before, after = report._applied(page, found)
+    assert "Temperature scaling divides the logits by" in page.render()
+    assert before.error > 2 * after.error
+    assert not tfft.calibrate(run.model, held_out).changes
+
+
+def test_a_sample_of_logits_is_drawn_from_all_batches():
+    head = tfft.heads.classification(["a", "b"])
+    sample = LogitSample(head, 100)
+    for at in range(0, 1000, 10):
+        rows = np.arange(at, at + 10)
+        sample.add(rows % 2, np.stack([rows, -rows], axis=1).astype(np.float32))
+    logits, labels = sample.arrays()
+    assert logits.shape == (100, 2)
+    np.testing.assert_array_equal(labels, logits[:, 0] % 2)
+    assert len(set(logits[:, 0])) == 100
+    assert 400 < logits[:, 0].mean() < 600
+
+
+def test_the_interval_of_many_predictions_is_that_of_a_bootstrap():
+    random = np.random.default_rng(0)
+    confidence = random.uniform(0.5, 1, 30_000)
+    correct = random.random(30_000) < confidence - 0.05
+    low, high = calibration(confidence, correct).interval
+    parts = [calibration(confidence[rows], correct[rows]) for rows in random.integers(0, 30_000, (200, 30_000))]
+    wanted = np.quantile([part.error for part in parts], (0.025, 0.975))
+    np.testing.assert_allclose((low, high), wanted, atol=1e-3)
+
+
 @pytest.mark.nightly
 @pytest.mark.process
 def test_an_export_is_calibrated_on_the_held_out_examples_of_the_run(tmp_path, capsys):
@@ -162,7 +231,9 @@ def test_an_export_is_calibrated_on_the_held_out_examples_of_the_run(tmp_path, c
     image = keras.Input((8, 8, 3))
     means = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 64)(image))
     backbone = keras.Model(image, keras.layers.Dense(3, kernel_initializer="identity")(means), name="means")
-    run = tfft.finetune(backbone, tmp_path / "photos", out=tmp_path / "run", export_to=False, verbose=False)
+    run = tfft.finetune(
+        backbone, tmp_path / "photos", out=tmp_path / "run", export_to=False, verbose=False, calibrate=False
+    )
     for variable in run.model.get_layer("logits").weights:
         variable.assign(5 * variable)  # much too sure
     run.model.save(tmp_path / "run" / "model.keras")

@@ -39,7 +39,8 @@ RUN = {
     "image_size": ((64, 96), (1, 2, 3)), "batch_size": (8, 0), "microbatch_size": (4, True), "seed": (7, 0.5),
     "deterministic": (True, "yes"), "validation": (0.3, "no-such-file.csv"), "group": ("folder", 2.0),
     "dropout": (0.0, 1.0), "l2": (1e-3, -1), "label_smoothing": (0.1, 1), "loss": ("focal", "focall"),
-    "class_weight": ({"a": 2.0}, "balance"), "sampling": ("balanced", "equal"), "batch_norm": ("train", "no"),
+    "class_weight": ({"a": 2.0}, "balance"), "sampling": ("balanced", "equal"), "calibrate": (False, 1),
+    "batch_norm": ("train", "no"),
     "input_range": ((-1.0, 1.0), (1, 0)), "output": ("1", 1), "signature": ("infer", 1), "resize": ("pad", "padd"),
     "full_decoding": (True, 1),
     "augment": (Augmentation(crop=0.5), "flop"), "views": (3, 0), "trust": (True, 1), "strict": (True, None),
@@ -238,9 +239,10 @@ def parsers() -> dict[str, argparse.ArgumentParser]:
 def test_options_cover_the_table():
     options = {action.dest: action for action in parsers()["train"]._actions}
     for name, field in fields(RunConfig).items():
-        assert options[name].option_strings == ["--" + name.replace("_", "-")]
+        no = "no-" if field.default is True else ""
+        assert options[name].option_strings == [f"--{no}{name.replace('_', '-')}"]
         assert options[name].default is None
-        assert about(field).help[:20] in options[name].help
+        assert about(field).help[1:20] in options[name].help
 
 
 @pytest.mark.parametrize(
@@ -260,6 +262,7 @@ def test_options_cover_the_table():
         ("--validation split.csv", {"validation": "split.csv"}),
         ("--input-range -1 1", {"input_range": (-1.0, 1.0)}),
         ("--augment flip crop=0.7", {"augment": ("flip", "crop=0.7")}),
+        ("--no-calibrate", {"calibrate": False}),
         ("--trust --strict", {"trust": True, "strict": True}),
         ("--constants trainable", {"constants": "trainable"}),
         ("--class-weight balanced --loss focal", {"class_weight": "balanced", "loss": "focal"}),
@@ -326,7 +329,7 @@ def test_the_order_of_plan_yaml_stays():
         "letter_case", "punctuation", "beam_width", "architecture",
         "max_length", "pooling", "preprocessor", "image_size", "batch_size", "microbatch_size",
         "seed", "deterministic", "validation", "group", "dropout", "l2", "label_smoothing", "loss", "class_weight",
-        "sampling", "batch_norm", "input_range", "output", "signature", "resize", "full_decoding",
+        "sampling", "calibrate", "batch_norm", "input_range", "output", "signature", "resize", "full_decoding",
         "augment", "views", "trust", "constants", "per_example", "strict",
         "phases",
         "reasons", "versions",

@@ -379,7 +379,10 @@ def add_option(container: Container, table: type, name: str, *, default: Any = N
     flag, text = "--" + name.replace("_", "-"), help or known.help
     text = _with_default(text, field, default).replace("%", "%%")
     if isinstance(field.default, bool):
-        container.add_argument(flag, action="store_true", default=default, help=text)
+        if field.default:
+            flag, text = "--no-" + name.replace("_", "-"), f"no {text[0].lower()}{text[1:]}"
+        action = "store_false" if field.default else "store_true"
+        container.add_argument(flag, dest=name, action=action, default=default, help=text)
         return
     choices = [choice for choice in getattr(known.check, "choices", ()) if choice != "auto"]
     options: dict[str, Any] = {"default": default, "help": text, "metavar": known.cli.metavar, "type": known.cli.parse}

@@ -150,6 +150,7 @@ class RunSettings(TypedDict, total=False):
     loss: Literal["cross_entropy", "focal"]
     class_weight: Literal["balanced"] | Mapping[str, float] | None
     sampling: Literal["balanced"] | None
+    calibrate: bool
     batch_norm: Literal["fixed", "train"]
     input_range: tuple[float, float] | None
     output: str | None

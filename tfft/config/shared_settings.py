@@ -273,6 +273,13 @@ class SharedSettings:
         default_help="each example once per epoch",
         check=NONE | one_of("balanced"), cli=Option(),
     )  # fmt: skip
+    calibrate: bool = setting(
+        True,
+        help="Temperature scaling of the probabilities of classes on the held-out examples, where it helps.",
+        details="At the end of the training, if there are at least 50; see tfft.calibrate. The predicted class of an "
+        "example stays the same.",
+        check=FLAG, cli=Option(),
+    )  # fmt: skip
     batch_norm: Literal["fixed", "train"] = setting(
         "fixed",
         help="BatchNorm statistics of unfrozen blocks: fixed, or train to follow the new data.",

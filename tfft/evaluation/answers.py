@@ -1,4 +1,4 @@
-"""Logits and labels of all examples, for calibration and thresholds: :func:`logits_and_labels`."""
+"""Logits and labels of examples, for calibration and thresholds: :func:`logits_and_labels`, :class:`LogitSample`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,44 @@ import tensorflow as tf
 from tfft import heads
 from tfft.data.dataset_forms import batches_for
 from tfft.errors import DataError
+
+
+class LogitSample:
+    """Logits and labels of the examples of an evaluation; a random part of them if there are many.
+
+    Args:
+        head: Head for classes.
+        most: Most examples to keep.
+        seed: Seed of the choice.
+    """
+
+    def __init__(self, head: heads.Head, most: int, *, seed: int = 0) -> None:
+        self._head, self._most, self._random = head, most, np.random.default_rng(seed)
+        self._logits: list[np.ndarray] = []
+        self._labels: list[np.ndarray] = []
+        self._keys: list[np.ndarray] = []  # the examples with the smallest random numbers stay
+        self._count = 0
+
+    def add(self, labels: np.ndarray, logits: np.ndarray) -> None:
+        """Add a batch."""
+        self._logits.append(logits)
+        self._labels.append(labels)
+        self._keys.append(self._random.random(len(labels)))
+        self._count += len(labels)
+        if self._count > 2 * self._most:
+            self._reduce()
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return logits and labels as :func:`logits_and_labels` does."""
+        self._reduce()
+        logits = self._logits[0].astype(np.float64)
+        return logits, class_labels(self._head, logits, self._labels[0])
+
+    def _reduce(self) -> None:
+        keys = np.concatenate(self._keys)
+        rows = np.sort(np.argsort(keys, kind="stable")[: self._most])
+        self._keys, self._count = [keys[rows]], len(rows)
+        self._logits, self._labels = [np.concatenate(self._logits)[rows]], [np.concatenate(self._labels)[rows]]
 
 
 def logits_and_labels(model: keras.Model, dataset: Any, *, least: int, purpose: str) -> tuple[np.ndarray, np.ndarray]:

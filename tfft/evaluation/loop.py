@@ -1,4 +1,4 @@
-"""Evaluation loop: :func:`evaluate`.
+"""Evaluation loop: :func:`evaluate`, :func:`evaluate_and_sample`.
 
 Implementation notes: the evaluator of the head's task keeps counts and sums only, so memory does not grow with the
 dataset.
@@ -16,10 +16,10 @@ from tfft import heads
 from tfft.console.profile import stage
 from tfft.data.dataset_forms import batches_for
 from tfft.errors import DataError, PlanError, TfftError
+from tfft.evaluation.answers import LogitSample
 from tfft.evaluation.scores import Scores
 
 
-@stage("evaluate")
 def evaluate(model: keras.Model, dataset: Any, *, head: heads.Head | None = None) -> Scores:
     """Evaluate a model on labelled examples that it was not trained on.
 
@@ -50,6 +50,27 @@ def evaluate(model: keras.Model, dataset: Any, *, head: heads.Head | None = None
         >>> print(scores.summary)
         accuracy 0.9542 (95 % interval 0.9085 to 0.9776, 153 examples), majority class 0.5425
     """
+    return evaluate_and_sample(model, dataset, head=head)
+
+
+@stage("evaluate")
+def evaluate_and_sample(
+    model: keras.Model, dataset: Any, *, head: heads.Head | None = None, sample: LogitSample | None = None
+) -> Scores:
+    """Evaluate a model as :func:`evaluate` does, and add the logits and labels of all examples to a sample.
+
+    Args:
+        model: As in :func:`evaluate`.
+        dataset: As in :func:`evaluate`.
+        head: As in :func:`evaluate`.
+        sample: Sample to add to; None for none.
+
+    Returns:
+        Scores as in :func:`evaluate`.
+
+    Raises:
+        TfftError: As in :func:`evaluate`.
+    """
     if not isinstance(model, keras.Model):
         raise PlanError(f"Expected a keras.Model. Received: {type(model).__name__}. A run has one: run.model.")
     head = heads.from_model(model) if head is None else head
@@ -76,6 +97,8 @@ def evaluate(model: keras.Model, dataset: Any, *, head: heads.Head | None = None
         loss += float(batch_loss) * weight
         bad += int((~np.isfinite(logits)).reshape(len(labels), -1).any(axis=-1).sum())
         evaluator.update(labels, logits)
+        if sample is not None:
+            sample.add(labels, logits)
     if not count:
         raise DataError("Expected a dataset with examples. Received: an empty one.")
     if bad:

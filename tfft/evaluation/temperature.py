@@ -7,7 +7,7 @@ further operation.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -15,17 +15,19 @@ import numpy as np
 
 from tfft import heads
 from tfft.errors import PlanError
-from tfft.evaluation.answers import logits_and_labels
+from tfft.evaluation.answers import LogitSample, logits_and_labels
 from tfft.evaluation.calibration import Calibration, calibration
 from tfft.heads.logits import logits_layers
 
 _COLDEST, _HOTTEST = 0.05, 20.0  # temperatures
 _SPREAD = 0.5  # standard deviation of the logarithm of the temperature before anything is known
-_STEPS = 50  # of the golden section, to 1e-10 of the range
+_STEPS = 35  # of the golden section, to 1e-7 of the range
 _SHIFT = 1.0  # standard deviation of the bias of a label before anything is known
 _ROUNDS, _NEWTON = 20, 8  # of temperature and biases in turn, and steps of Newton's method for the biases
 _FOLDS = 5
 _LEAST = 50  # examples, below which a temperature says little
+_CERTAIN = 1.96  # standard errors by which the cross-entropy has to fall
+_MOST, _LOGITS = 5_000, 1_000_000  # examples, and logits of at least 1,000 examples: more hardly change two numbers
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -52,8 +54,33 @@ class TemperatureScaling:
     loss_before: float
     loss_after: float
 
+    @property
+    def changes(self) -> bool:
+        """Whether the logits change."""
+        return self.temperature != 1 or bool(self.bias.any())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        calibrations = {"before": self.before.to_dict(), "after": self.after.to_dict()}
+        return {**dataclasses.asdict(self), "bias": self.bias.tolist(), **calibrations}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TemperatureScaling:
+        """Return the scaling from :meth:`to_dict`."""
+        calibrations = {name: Calibration.from_dict(values[name]) for name in ("before", "after")}
+        return cls(**{**values, "bias": np.array(values["bias"], float), **calibrations})
+
+    @property
+    def brief(self) -> str:
+        """The change of the expected calibration error in one line."""
+        also = " and a bias per label" if self.bias.any() else ""
+        return (
+            f"temperature {self.temperature:.3g}{also} from {self.examples} held-out examples; expected calibration "
+            f"error {self.before.error:.4f} before, {self.after.error:.4f} after"
+        )
+
     def __str__(self) -> str:
-        if self.temperature == 1:
+        if not self.changes:
             return (
                 f"no temperature improves the probabilities of {self.examples} examples: expected calibration error "
                 f"{_shown(self.before)}, Brier score {self.before.brier:.4f}, cross-entropy {self.loss_before:.4f}"
@@ -73,8 +100,9 @@ def calibrate(model: keras.Model, dataset: Any, *, seed: int = 0) -> Temperature
     With one class per example, the predicted classes stay the same: only their probabilities change. This is
     temperature scaling (Guo et al., "On calibration of modern neural networks", 2017). Differences: a weak prior holds
     the temperature near 1 (its logarithm has a standard deviation of 0.5), so that a model without a mistake on few
-    examples does not become certain; the scores afterwards are cross-fitted; and if those do not lower the
-    cross-entropy by more than its standard error, the model stays as it is.
+    examples does not become certain; the scores afterwards are cross-fitted; and if the 95 % interval of the difference
+    of the cross-entropy, which these give, includes zero, the model stays as it is. :func:`tfft.finetune` does this at
+    the end of a run.
 
     With several labels per example, each label also gets a bias (Platt, "Probabilistic outputs for support vector
     machines", 1999, with one slope for all labels), if the cross-fitted cross-entropy is lower with it than without: a
@@ -99,23 +127,42 @@ def calibrate(model: keras.Model, dataset: Any, *, seed: int = 0) -> Temperature
         >>> tfft.export(model, "served/2")
     """
     head = heads.from_model(model)
-    layers = logits_layers(model)
-    if not has_temperature(head) or len(layers) != 1:
+    if not can_calibrate(model):
         raise PlanError(
-            f"Expected a model with one head for classes to calibrate. Received: {len(layers)} of {head.task}. Only "
-            "the probabilities of classes have a temperature."
+            f"Expected a model with one head for classes to calibrate. Received: {len(logits_layers(model))} of "
+            f"{head.task}. Only the probabilities of classes have a temperature."
         )
     logits, labels = logits_and_labels(model, dataset, least=_LEAST, purpose="calibrate on")
     found = fit_temperature(head, logits, labels, seed=seed)
     assert found is not None  # noqa: S101  # head and number of examples were checked above
-    layers[0].kernel.assign(layers[0].kernel / found.temperature)
-    layers[0].bias.assign(layers[0].bias / found.temperature + found.bias)
+    scale_logits(model, found)
     return found
+
+
+def can_calibrate(model: keras.Model) -> bool:
+    """Whether a model has one head with probabilities of classes, which a temperature can change."""
+    return len(logits_layers(model)) == 1 and has_temperature(heads.from_model(model))
 
 
 def has_temperature(head: heads.Head) -> bool:
     """Whether a head gives probabilities of classes, which a temperature can change."""
     return head.convex_loss in _LOSSES
+
+
+def scale_logits(model: keras.Model, scaling: TemperatureScaling) -> None:
+    """Divide the logits of a model by a temperature and add the biases, by changing its last layer in place."""
+    [layer] = logits_layers(model)
+    layer.kernel.assign(layer.kernel / scaling.temperature)
+    layer.bias.assign(layer.bias / scaling.temperature + scaling.bias)
+
+
+def sample_for(head: heads.Head, *, seed: int = 0) -> LogitSample:
+    """Return an empty sample for the logits of an evaluation, as large as :func:`fit_temperature` needs it."""
+    return LogitSample(head, _most(head), seed=seed)
+
+
+def _most(head: heads.Head) -> int:
+    return min(_MOST, max(1000, _LOGITS // head.units))
 
 
 def fit_temperature(
@@ -135,6 +182,9 @@ def fit_temperature(
     if not has_temperature(head) or len(logits) < _LEAST:
         return None
     losses_of = _LOSSES[head.convex_loss]
+    if len(logits) > _most(head):
+        rows = np.sort(np.random.default_rng(seed).permutation(len(logits))[: _most(head)])
+        logits, labels = logits[rows], labels[rows]
 
     def temperature_alone(some: np.ndarray, their_labels: np.ndarray) -> tuple[float, np.ndarray]:
         return _fit(some, their_labels, losses_of), np.zeros(head.units)
@@ -146,7 +196,7 @@ def fit_temperature(
     best = int(np.argmin([losses_of(each, labels).mean() for each in others]))
     before, after = (calibration(*_decisions(each, labels, head), seed=seed) for each in (logits, others[best]))
     losses, scaled = losses_of(logits, labels), losses_of(others[best], labels)
-    helps = (losses - scaled).mean() > (losses - scaled).std() / np.sqrt(len(labels))
+    helps = (losses - scaled).mean() > _CERTAIN * (losses - scaled).std() / np.sqrt(len(labels))
     temperature, bias = fits[best](logits, labels) if helps else (1.0, np.zeros(head.units))
     return TemperatureScaling(
         temperature, bias, len(labels), before, after, float(losses.mean()), float(scaled.mean())

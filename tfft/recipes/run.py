@@ -26,7 +26,7 @@ from tfft.config import Plan
 from tfft.console.profile import profiling, stage
 from tfft.data import Skipped, write_split
 from tfft.errors import PlanError, TfftError, join_names
-from tfft.evaluation import Difference, Scores, paired_difference, selection_optimism
+from tfft.evaluation import Difference, Scores, TemperatureScaling, paired_difference, selection_optimism
 from tfft.exporting.savedmodel import ExportResult
 from tfft.inspection import DataReport
 from tfft.io.atomic import whole, write_whole
@@ -73,6 +73,7 @@ class Run:
             there are none.
         test_scores: Final scores on the labelled ``test/`` folder of the data, not used for selection; None
             without one.
+        calibration: Temperature scaling of the model at the end of the training; None if the probabilities stayed.
         seconds: Seconds that each phase took, by name, its features and scores included.
         expected_seconds: The same as expected before training; empty if the training was too short to measure.
         stored_optimism: :attr:`optimism` of a run that was loaded from its folder.
@@ -93,6 +94,7 @@ class Run:
     split_names: Mapping[str, Sequence[str]] | None = None
     deduplicated_scores: Scores | None = None
     test_scores: Scores | None = None
+    calibration: TemperatureScaling | None = None
     seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
     expected_seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
     stored_optimism: float | None = None
@@ -136,6 +138,15 @@ class Run:
         found = paired_difference(last, first)
         return -found if self.final_scores.lower_is_better else found
 
+    @property
+    def effect(self) -> str:
+        """Describe in one sentence the change by fine-tuning, and whether it may be chance."""
+        # Folders of earlier versions do not name the best epochs.
+        same = self.final_scores.to_dict() == self.frozen_scores.to_dict()
+        if not self.history.best.get(self.plan.phases[-1].name, not same):
+            return "fine-tuning did not help: its best epoch was no better, so the frozen backbone's weights were kept"
+        return compare(self.frozen_scores, self.final_scores, self.change)
+
     def _example_scores(self, phases: Sequence[str], scores: Scores) -> np.ndarray | None:
         """Return the scores of the held-out examples with the weights that some phases left; None if unknown.
 
@@ -161,7 +172,7 @@ class Run:
         if len(self.plan.phases) == 1 and self.final_scores.to_dict() == self.frozen_scores.to_dict():
             lines = lines[:1]
         elif len(self.plan.phases) > 1:
-            lines.append(compare(self.frozen_scores, self.final_scores, self.change))
+            lines.append(self.effect)
         if self.deduplicated_scores is not None:
             without = self.deduplicated_scores.summary
             lines.append(f"no duplicates    {without} (held-out examples without a duplicate in the training data)")
@@ -182,6 +193,7 @@ class Run:
         if self.test_scores is not None:
             scores["test"] = self.test_scores
         return {
+            **({} if self.calibration is None else {"calibration": str(self.calibration)}),
             "backbone": self.plan.backbone,
             "backbone_digest": self.plan.backbone_digest,
             "scores": {
@@ -199,8 +211,6 @@ def compare(frozen: Scores, final: Scores, change: Difference | None = None) -> 
         final: Scores at the end.
         change: Change on the same examples; None compares the two intervals.
     """
-    if final.to_dict() == frozen.to_dict():
-        return "fine-tuning did not help: its best epoch was no better, so the frozen backbone's weights were kept"
     gain = final.value - frozen.value
     text = f"fine-tuning changed {final.display.metric} by {gain:+.4f}"
     if change is not None:
@@ -220,12 +230,14 @@ def metrics_of(run: Run) -> dict[str, Any]:
         "final": run.final_scores.to_dict(),
         "majority_baseline": run.final_scores.majority_baseline,
         **run.final_scores.baselines,
-        "selection": {"examples": "those of final", "epochs": run.selected_from},
+        "selection": {"examples": "those of final", "epochs": run.selected_from, "best_epochs": dict(run.history.best)},
     }
     if run.optimism is not None:
         found["selection"]["optimism"] = run.optimism
     if run.change is not None:
         found["change"] = dataclasses.asdict(run.change)
+    if run.calibration is not None:
+        found["calibration"] = run.calibration.to_dict()
     others = {"deduplicated": run.deduplicated_scores, "test": run.test_scores}
     return found | {name: scores.to_dict() for name, scores in others.items() if scores is not None}
 
@@ -354,7 +366,9 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
         deduplicated = metrics.get("deduplicated", metrics.get("unleaked"))  # its name before 0.1.0
         deduplicated = None if deduplicated is None else Scores.from_dict(deduplicated)
         tested = Scores.from_dict(metrics["test"]) if "test" in metrics else None
-        optimism = metrics.get("selection", {}).get("optimism")
+        selection = metrics.get("selection", {})
+        history = dataclasses.replace(history, best=selection.get("best_epochs", {}))
+        scaling = TemperatureScaling.from_dict(metrics["calibration"]) if "calibration" in metrics else None
         timing = json.loads((folder / TIMING).read_text(encoding="utf-8")) if (folder / TIMING).is_file() else {}
     except (ValueError, KeyError, TypeError) as error:
         raise TfftError(f"A file in {folder} is damaged or was changed ({METRICS} or {HISTORY}): {error}") from error
@@ -367,8 +381,9 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
     plan = plan_from_yaml(folder / PLAN)
     return Run(
         model, plan, history, frozen, final, names, tuple(skipped), folder, deduplicated_scores=deduplicated,
-        test_scores=tested, seconds=timing.get("seconds", {}), expected_seconds=timing.get("expected_seconds", {}),
-        stored_optimism=optimism, stored_change=Difference(**metrics["change"]) if "change" in metrics else None,
+        test_scores=tested, calibration=scaling, seconds=timing.get("seconds", {}),
+        expected_seconds=timing.get("expected_seconds", {}), stored_optimism=selection.get("optimism"),
+        stored_change=Difference(**metrics["change"]) if "change" in metrics else None,
         stages=timing.get("stages", {}),
     )  # fmt: skip
 

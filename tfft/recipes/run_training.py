@@ -20,7 +20,10 @@ from tfft.backbones.base import Backbone
 from tfft.config import Phase, Plan
 from tfft.console.printer import Printer
 from tfft.data import class_weights
-from tfft.evaluation import Scores, evaluate
+from tfft.evaluation import Scores, TemperatureScaling, evaluate
+from tfft.evaluation.answers import LogitSample
+from tfft.evaluation.loop import evaluate_and_sample
+from tfft.evaluation.temperature import can_calibrate, fit_temperature, sample_for, scale_logits
 from tfft.freezing import describe
 from tfft.recipes.costing import cost
 from tfft.recipes.preparing import build_model, is_cached, spec_of, training_source
@@ -94,7 +97,7 @@ def train_run(
     run = Run(
         model, plan, history, scores[0], scores[-1], data.class_names, data.splits.skipped,
         data_report=data.checked, split_names=data.splits.items,
-        deduplicated_scores=None if clean is None else evaluate(model, clean),
+        deduplicated_scores=None if clean is None else evaluate(model, clean), calibration=results.calibration,
         seconds=results.stored["seconds"], expected_seconds=results.stored["expected_seconds"],
     )  # fmt: skip
     return run, held_out
@@ -122,12 +125,19 @@ class _PhaseResults:
         self._printer, self._folder, self._tracked = printer, folder, tracked
         self.stored: dict[str, Any] = {"scores": [], "seconds": {}, "expected_seconds": dict(expected)}
         self._began = time.perf_counter()
+        self._sample: LogitSample | None = None  # of the last measurement
         self._weights: list[np.ndarray] = []  # from before the last phase, unless the folder has them
 
     @property
     def scores(self) -> list[Scores]:
         """Scores after each phase that was measured."""
         return [Scores.from_dict(json.loads(text)) for text in self.stored["scores"]]
+
+    @property
+    def calibration(self) -> TemperatureScaling | None:
+        """Temperature scaling of the model; None if it has none."""
+        text = self.stored.get("calibration")
+        return None if text is None else TemperatureScaling.from_dict(json.loads(text))
 
     def add(self, phase: Phase, history: History, part: TrainableSuffix | None) -> History | None:
         """Measure the model after a phase, print the result and write the model.
@@ -150,18 +160,26 @@ class _PhaseResults:
                     self._restore()
                     restored = dataclasses.replace(history, best={**history.best, phase.name: 0})
                     scores, remark = before, f"; {before.brief} before this phase, so the weights from then were kept"
+                    self._measured(part)  # for the logits
+            scores = self._calibrated(scores, part) if is_last else scores
             self.stored["scores"].append(json.dumps(scores.to_dict()))
             self._tracked.log_scores(phase.name, {"loss": scores.loss, scores.metric: scores.value})
         if phase.epochs and not phase.contrastive_repeats:
             line += f", epoch {history.best[phase.name]} of {phase.epochs}{remark}"
+        self._say(phase, history, line)
+        if not is_last:
+            self._keep()
+        return restored
+
+    def _say(self, phase: Phase, history: History, line: str) -> None:
+        """Print the result of a phase, and note its seconds."""
         now = time.perf_counter()
         self.stored["seconds"][phase.name], self._began = now - self._began, now
         self._printer.say(f"{phase.name}: {line}; {history.audits[phase.name].summary}")
         for note in history.notes:
             self._printer.say("  " + note.removeprefix(f"phase {phase.name!r}: "))
-        if not is_last:
-            self._keep()
-        return restored
+        if self.calibration is not None:
+            self._printer.say(f"calibration: {self.calibration.brief}")
 
     def _goes_on(self, phase: Phase) -> bool:
         """Whether the last phase began with the weights that were measured last, and chose the best of its epochs."""
@@ -184,10 +202,26 @@ class _PhaseResults:
 
     def _measured(self, part: TrainableSuffix | None) -> Scores:
         """Return the scores of the model, computed on the features of the held-out examples if a phase has them."""
+        self._sample = None
+        if self._plan.calibrate and can_calibrate(self._model) and not has_workers(self._model):
+            self._sample = sample_for(heads.from_model(self._model), seed=self._plan.seed)
         kept = part is not None and part.features is not None and not self._data.has_own_evaluation
         if part is not None and kept and part.validation is not None:
-            return evaluate(part.model, part.validation, head=heads.from_model(self._model))
-        return evaluate(self._model, self._data.evaluation(self._spec, self._plan.batch_size))
+            head = heads.from_model(self._model)
+            return evaluate_and_sample(part.model, part.validation, head=head, sample=self._sample)
+        held_out = self._data.evaluation(self._spec, self._plan.batch_size)
+        return evaluate_and_sample(self._model, held_out, sample=self._sample)
+
+    def _calibrated(self, scores: Scores, part: TrainableSuffix | None) -> Scores:
+        """Scale the logits of the measured model if that helps; return the scores with the last loss."""
+        if self._sample is None:
+            return scores
+        found = fit_temperature(heads.from_model(self._model), *self._sample.arrays(), seed=self._plan.seed)
+        if found is None or not found.changes:
+            return scores
+        scale_logits(self._model, found)
+        self.stored["calibration"] = json.dumps(found.to_dict())
+        return self._measured(part)
 
 
 def _checkpoints(model: keras.Model, plan: Plan, data: RunData, folder: pathlib.Path | None) -> CheckpointConfig | None:

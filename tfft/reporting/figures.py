@@ -100,13 +100,16 @@ def reliability_figure(found: Calibration, after: Calibration | None = None) -> 
     """Draw a reliability diagram: the accuracy of predictions by their probability.
 
     Args:
-        found: Calibration of the model as it is.
+        found: Calibration without temperature scaling.
         after: Calibration with temperature scaling; None leaves it out.
     """
     drawn = figure(4.2, 4.2)
     axis = drawn.subplots()
     axis.plot([0, 1], [0, 1], color=_GREY, linestyle=":", label="perfectly calibrated")
-    for each, label in ((found, "as it is"), (after, "with temperature scaling")):
+    for each, label in (
+        (found, "without temperature scaling" if after is not None else "predictions"),
+        (after, "with temperature scaling"),
+    ):
         if each is None:
             continue
         known = each.counts > 0

@@ -18,7 +18,7 @@ from tfft.evaluation.temperature import TemperatureScaling
 from tfft.explanation import explain
 from tfft.io.atomic import write_whole
 from tfft.recipes import Run, load_run
-from tfft.recipes.run import CHECK, compare
+from tfft.recipes.run import CHECK
 from tfft.reporting.embedding import LEAST_POINTS, MOST_CLASSES, colours_of, draw_map, embed
 from tfft.reporting.explanations import add_explanations
 from tfft.reporting.figures import confusion_figure, curves_figure, figure, reliability_figure
@@ -76,7 +76,7 @@ def write_report(
     for section in held_out.sections:
         _section(page, section)
     if held_out.results or not held_out.sections:
-        _predictions(page, held_out)
+        _predictions(page, held_out, run.calibration)
         _map(page, held_out)
         _explanations(page, run, held_out)
     _findings(page, run.folder)
@@ -99,8 +99,7 @@ def _overview(page: Page, run: Run) -> None:
     for name, value in _baselines(run.final_scores):
         page.text(f"Baseline, {name}: {metric} {value:.4f}.")
     if len(named) > 1 and len(run.plan.phases) > 1:
-        change = compare(run.frozen_scores, run.final_scores, run.change)
-        page.text(f"{change[:1].upper()}{change[1:]}.")
+        page.text(f"{run.effect[:1].upper()}{run.effect[1:]}.")
     if run.test_scores is None and run.selected_from > 1:
         page.text(
             f"The held-out examples selected the best of {run.selected_from} epochs, so their scores are slightly "
@@ -138,12 +137,12 @@ def _classes(page: Page, scores: Scores) -> None:
             page.text(f"Most confused (true class first): {pairs}.")
 
 
-def _predictions(page: Page, held_out: HeldOut) -> None:
+def _predictions(page: Page, held_out: HeldOut, scaling: TemperatureScaling | None) -> None:
     if not held_out.results:
         page.section("Held-out examples")
         page.text(held_out.note, "soft")
         return
-    _calibration(page, held_out)
+    _calibration(page, held_out, scaling)
     pairs = held_out.ranked
     judged = all(result.correct is not None for _, result in pairs)
     wrong = [(name, result) for name, result in pairs if not result.correct]
@@ -215,23 +214,21 @@ def _section(page: Page, section: registry.ReportSection) -> None:
         page.pictures(section.pictures)
 
 
-def _calibration(page: Page, held_out: HeldOut) -> None:
+def _calibration(page: Page, held_out: HeldOut, applied: TemperatureScaling | None) -> None:
     known = [(r.confidence, r.correct) for r in held_out.results if r.confidence is not None and r.correct is not None]
     if not known:
         return
     page.section("Calibration")
     confidence, correct = (np.array(values) for values in zip(*known, strict=True))
-    found = calibration(confidence, correct)
-    low, high = found.interval
-    page.text(
-        f"Expected calibration error {found.error:.4f} (95 % interval {low:.4f} to {high:.4f}), Brier score "
-        f"{found.brier:.4f}: the mean probability of the predictions is {confidence.mean():.4f}, and "
-        f"{correct.mean():.4f} of them are correct."
-    )
+    before: Calibration
+    after: Calibration | None
+    if applied is not None:
+        before, after = _applied(page, applied)
+    else:
+        before, after = _measured(page, confidence, correct), _scaling(page, held_out.scaling)
     if len(known) < _FEW:
         page.text(f"There are only {len(known)} predictions, so the calibration is uncertain.", "soft")
-    after = _scaling(page, held_out.scaling)
-    page.figure(reliability_figure(found, after), "Reliability diagram: accuracy by probability")
+    page.figure(reliability_figure(before, after), "Reliability diagram: accuracy by probability")
     page.section("Answering only when certain")
     page.text(
         "If less probable predictions are referred to a person, fewer examples get an answer and more answers are "
@@ -246,11 +243,38 @@ def _calibration(page: Page, held_out: HeldOut) -> None:
     )
 
 
+def _measured(page: Page, confidence: np.ndarray, correct: np.ndarray) -> Calibration:
+    """Write how well the probabilities match the accuracy."""
+    found = calibration(confidence, correct)
+    low, high = found.interval
+    page.text(
+        f"Expected calibration error {found.error:.4f} (95 % interval {low:.4f} to {high:.4f}), Brier score "
+        f"{found.brier:.4f}: the mean probability of the predictions is {confidence.mean():.4f}, and "
+        f"{correct.mean():.4f} of them are correct."
+    )
+    return found
+
+
+def _applied(page: Page, scaling: TemperatureScaling) -> tuple[Calibration, Calibration]:
+    """Write what the temperature scaling of the model changed; return the calibration without and with it."""
+    bias = " and adds a bias to each label" if scaling.bias.any() else ""
+    page.text(
+        f"Temperature scaling divides the logits by {scaling.temperature:.3g}{bias}. It was fitted to "
+        f"{scaling.examples} held-out examples and cross-fitted in five folds for these numbers. The expected "
+        "calibration error is {:.4f} (95 % interval {:.4f} to {:.4f}) without it ".format(
+            scaling.before.error, *scaling.before.interval
+        )
+        + "and {:.4f} ({:.4f} to {:.4f}) with it; ".format(scaling.after.error, *scaling.after.interval)
+        + f"the Brier score is {scaling.before.brier:.4f} and {scaling.after.brier:.4f}."
+    )
+    return scaling.before, scaling.after
+
+
 def _scaling(page: Page, scaling: TemperatureScaling | None) -> Calibration | None:
     """Write what temperature scaling would change; return the calibration with it, None if it changes nothing."""
     if scaling is None:
         return None
-    if scaling.temperature == 1:
+    if not scaling.changes:
         page.text("No temperature improves these probabilities.", "soft")
         return None
     low, high = scaling.after.interval
