@@ -182,11 +182,24 @@ def test_blocks_of_a_savedmodel_that_start_anew_take_statistics_of_their_own(tmp
     assert again.batch_norm == "train"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("flaw", ["none", "training", "held-out"])
+def test_nothing_is_fine_tuned_where_a_linear_head_makes_no_mistake(flaw):
+    images, labels = squares((30, 30))
+    learned, held_out = tuple(range(0, 60, 2)), tuple(range(1, 60, 2))
+    parts = [(images[list(rows)], labels[list(rows)]) for rows in (learned, held_out)]
+    if flaw != "none":
+        parts[flaw == "held-out"][1][0] = 1
+    plan = tfft.recommend_plan(tuple(parts), backbone(), cache="memory")
+    assert plan.name == ("linear_probe" if flaw == "none" else "lp_ft")
+
+
 @pytest.mark.nightly
 def test_how_well_a_linear_head_does_decides_how_many_blocks_train():
     images, labels = squares((60, 60))
     noise = np.random.default_rng(0).permutation(labels)
-    known = tfft.recommend_plan((images, labels), backbone(), cache="memory")
+    wrong = np.where(np.arange(120) % 40 == 0, 1 - labels, labels)
+    known = tfft.recommend_plan((images, wrong), backbone(), cache="memory")
     unknown = tfft.recommend_plan((images, noise), backbone(), cache="memory")
     assert "too few to train more" in known.reasons["unfreeze"]
     assert "a linear head on the pretrained features closes only" in unknown.reasons["unfreeze"]

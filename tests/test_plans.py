@@ -8,7 +8,7 @@ import yaml
 from tfft import plans
 from tfft.config import Phase, Plan, RunConfig
 from tfft.errors import PlanError
-from tfft.plans import DatasetStats, NamedPlan, format_plan, recommend
+from tfft.plans import DatasetStats, NamedPlan, format_plan, recommend, summarize_plan
 
 FACTS = DatasetStats(1437, 10, 18, (224, 224), True, 224.0)
 
@@ -191,3 +191,7 @@ def test_data_that_a_linear_head_does_badly_on_trains_all_blocks():
     assert doubtful.phases[1].unfreeze == usual.phases[1].unfreeze
     assert doubtful.phases[1].learning_rate == far.phases[1].learning_rate
     assert recommend(dataclasses.replace(FACTS, fit=0.4), RunConfig(unfreeze=2)).phases[1].unfreeze == 2
+    perfect = recommend(dataclasses.replace(FACTS, fit=1.0, fit_high=1.0))
+    assert [phase.head for phase in perfect.phases] == ["linear_probe"]
+    assert "  because a linear head on the pretrained features makes no mistake" in summarize_plan(perfect)
+    assert recommend(dataclasses.replace(FACTS, fit=1.0), RunConfig(unfreeze=2)).name == "lp_ft"

@@ -48,7 +48,7 @@ def summarize_plan(plan: Plan) -> str:
 
     Returns:
         The line, such as ``plan lp_ft for efficientnet-lite0: linear probe; then head, last 3 blocks, 10 epochs at
-        0.0003``.
+        0.0003``; then the reason for another plan than ``lp_ft``, and what was measured.
     """
     phases = []
     for phase in plan.phases:
@@ -56,7 +56,8 @@ def summarize_plan(plan: Plan) -> str:
         counted = "1 epoch" if epochs == "1" else f"{epochs} epochs"
         phases.append(how if phase.solves_head else f"{what}, {counted} at {rate}")
     name = f"plan {plan.name}" if plan.name else "plan"
-    measured = [f"{key}: {plan.reasons[key]}" for key in _MEASURED if key in plan.reasons]
+    measured = [f"  because {plan.reasons['plan']}"] if "plan" in plan.reasons else []
+    measured += [f"{key}: {plan.reasons[key]}" for key in _MEASURED if key in plan.reasons]
     return "\n".join([f"{name} for {plan.backbone}: {'; then '.join(phases)}", *measured])
 
 

@@ -32,8 +32,8 @@ def recommend(
     Use it to see the plan of :func:`tfft.finetune`, or to change a plan before running it.
 
     A backbone with random weights gets the plan ``from_scratch``. Otherwise the plan is ``few_shot`` for fewer than ten
-    examples in the smallest class, unless a linear head on the pretrained features has a low score beyond doubt; else
-    it is ``lp_ft``; see :mod:`tfft.plans.strategies`.
+    examples in the smallest class, unless a linear head on the pretrained features has a low score beyond doubt;
+    ``linear_probe`` if that head makes no mistake at all; else ``lp_ft``; see :mod:`tfft.plans.strategies`.
     Epochs follow from steps: fine-tuning gets at least 280, a trained head 240, in 2 to 10 epochs. The last half of the
     blocks trains, and all of them from 50,000 examples on; behind a head that is not solved, such as a detector, a
     sixth below 500 and a third below 5,000. Images of at most 64 pixels are unlike the pretraining data, so the rate is
@@ -113,6 +113,12 @@ def _choose(draft: Draft) -> NamedPlan:
             return NamedPlan("lp_ft")
         draft.reasons["plan"] = f"{few} too few to train on without overfitting"
         return NamedPlan("few_shot")
+    if draft.stats.fit == 1 and not asked:
+        draft.reasons["plan"] = (
+            "a linear head on the pretrained features makes no mistake, neither in cross-validation nor on the "
+            "held-out examples, so fine-tuning has nothing to improve; plan='lp_ft' trains blocks all the same"
+        )
+        return NamedPlan("linear_probe")
     return NamedPlan("lp_ft")
 
 
