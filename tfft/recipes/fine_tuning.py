@@ -61,14 +61,14 @@ def finetune(
     """Train a model on labelled examples from a pretrained backbone, phase by phase, then measure and export it.
 
     By default tfft first freezes the backbone and computes the best linear head on its features (the linear probe);
-    then, unless that head makes no mistake, it trains the last blocks too, starting from it (Kumar et al., "Fine-
-    tuning can distort pretrained features and underperform out-of-distribution", 2022). The frozen part runs once,
-    through the fastest available engine; later epochs read its features from a cache. Both phases are measured on
-    held-out examples, and an audit proves that frozen weights have not changed. Each phase ends with the weights of
-    its best epoch on the held-out examples. If no epoch of the second phase beats the frozen backbone, the weights
-    of the frozen backbone stay. Because the held-out examples select the epoch, the scores are slightly optimistic.
-    A folder ``test/`` beside ``train/`` is evaluated at the end and not used for selection; :func:`tfft.evaluate`
-    measures on any other examples.
+    then, unless that head makes no mistake, it trains the last blocks too, starting from it (Kumar et al.,
+    "Fine-tuning can distort pretrained features and underperform out-of-distribution", 2022). The frozen part runs
+    once, through the fastest available engine; later epochs read its features from a cache. Both phases are
+    measured on held-out examples, and an audit proves that frozen weights have not changed. Each phase ends with
+    the weights of its best epoch on the held-out examples. If no epoch of the second phase beats the frozen
+    backbone, the weights of the frozen backbone stay. Because the held-out examples select the epoch, the scores
+    are slightly optimistic. A folder ``test/`` beside ``train/`` is evaluated at the end and not used for
+    selection; :func:`tfft.evaluate` measures on any other examples.
 
     Args:
         backbone: A handle as in :func:`tfft.load_backbone`, an opened backbone, or a Keras model. ``"auto"`` takes
