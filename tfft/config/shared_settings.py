@@ -275,7 +275,7 @@ class SharedSettings:
     )  # fmt: skip
     calibrate: bool = setting(
         True,
-        help="Temperature scaling of the probabilities of classes on the held-out examples, where it helps.",
+        help="Temperature scaling of the probabilities of classes, fitted to the held-out examples.",
         details="At the end of the training, if there are at least 50; see tfft.calibrate. The predicted class of an "
         "example stays the same.",
         check=FLAG, cli=Option(),

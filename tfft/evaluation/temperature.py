@@ -26,7 +26,6 @@ _SHIFT = 1.0  # standard deviation of the bias of a label before anything is kno
 _ROUNDS, _NEWTON = 20, 8  # of temperature and biases in turn, and steps of Newton's method for the biases
 _FOLDS = 5
 _LEAST = 50  # examples, below which a temperature says little
-_CERTAIN = 1.96  # standard errors by which the cross-entropy has to fall
 _MOST, _LOGITS = 5_000, 1_000_000  # examples, and logits of at least 1,000 examples: more hardly change two numbers
 
 
@@ -35,8 +34,7 @@ class TemperatureScaling:
     """Result of :func:`calibrate`; ``print`` compares the probabilities before and after.
 
     Attributes:
-        temperature: Number by which logits were divided; above 1 for a model that was too sure, 1 if no temperature
-            lowers the cross-entropy of other examples.
+        temperature: Number by which logits were divided; above 1 for a model that was too sure.
         bias: Number that was added to the logit of each label afterwards, float [labels]; all 0 for one class per
             example, and where that does not lower the cross-entropy of other examples.
         examples: Number of examples.
@@ -54,11 +52,6 @@ class TemperatureScaling:
     loss_before: float
     loss_after: float
 
-    @property
-    def changes(self) -> bool:
-        """Whether the logits change."""
-        return self.temperature != 1 or bool(self.bias.any())
-
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         calibrations = {"before": self.before.to_dict(), "after": self.after.to_dict()}
@@ -72,19 +65,11 @@ class TemperatureScaling:
 
     @property
     def brief(self) -> str:
-        """The change of the expected calibration error in one line."""
-        also = " and a bias per label" if self.bias.any() else ""
-        return (
-            f"temperature {self.temperature:.3g}{also} from {self.examples} held-out examples; expected calibration "
-            f"error {self.before.error:.4f} before, {self.after.error:.4f} after"
-        )
+        """The change of the logits in one line."""
+        also = ", plus a bias per label" if self.bias.any() else ""
+        return f"logits divided by {self.temperature:.3g}{also}, fitted to {self.examples} held-out examples"
 
     def __str__(self) -> str:
-        if not self.changes:
-            return (
-                f"no temperature improves the probabilities of {self.examples} examples: expected calibration error "
-                f"{_shown(self.before)}, Brier score {self.before.brier:.4f}, cross-entropy {self.loss_before:.4f}"
-            )
         also = f" and a bias per label ({self.bias.min():.2g} to {self.bias.max():.2g})" if self.bias.any() else ""
         return (
             f"temperature {self.temperature:.3g}{also} from {self.examples} examples: expected calibration error "
@@ -99,10 +84,10 @@ def calibrate(model: keras.Model, dataset: Any, *, seed: int = 0) -> Temperature
     Use it after training and before saving or exporting, where probabilities are shown or compared with a threshold.
     With one class per example, the predicted classes stay the same: only their probabilities change. This is
     temperature scaling (Guo et al., "On calibration of modern neural networks", 2017). Differences: a weak prior holds
-    the temperature near 1 (its logarithm has a standard deviation of 0.5), so that a model without a mistake on few
-    examples does not become certain; the scores afterwards are cross-fitted; and if the 95 % interval of the difference
-    of the cross-entropy, which these give, includes zero, the model stays as it is. :func:`tfft.finetune` does this at
-    the end of a run.
+    the temperature near 1 (its logarithm has a standard deviation of 0.5); and one more example counts as a mistake, as
+    in a rule of succession, because held-out examples that selected the epoch show fewer mistakes than new ones.
+    Without it, models that make no mistake on few examples become too sure. The scores afterwards are cross-fitted.
+    :func:`tfft.finetune` does this at the end of a run.
 
     With several labels per example, each label also gets a bias (Platt, "Probabilistic outputs for support vector
     machines", 1999, with one slope for all labels), if the cross-fitted cross-entropy is lower with it than without: a
@@ -196,8 +181,7 @@ def fit_temperature(
     best = int(np.argmin([losses_of(each, labels).mean() for each in others]))
     before, after = (calibration(*_decisions(each, labels, head), seed=seed) for each in (logits, others[best]))
     losses, scaled = losses_of(logits, labels), losses_of(others[best], labels)
-    helps = (losses - scaled).mean() > _CERTAIN * (losses - scaled).std() / np.sqrt(len(labels))
-    temperature, bias = fits[best](logits, labels) if helps else (1.0, np.zeros(head.units))
+    temperature, bias = fits[best](logits, labels)
     return TemperatureScaling(
         temperature, bias, len(labels), before, after, float(losses.mean()), float(scaled.mean())
     )  # fmt: skip
@@ -233,11 +217,24 @@ def _sigmoid_losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 _LOSSES: dict[str | None, _Losses] = {"softmax": _softmax_losses, "sigmoid": _sigmoid_losses}
 
 
-def _fit(logits: np.ndarray, labels: np.ndarray, losses_of: _Losses) -> float:
-    """Return the most probable temperature, by a golden section over its logarithm."""
+def _mistaken(logits: np.ndarray, losses_of: _Losses) -> np.ndarray:
+    """Return the labels of plausible mistakes: the second most probable class, or the other decision on each label."""
+    if losses_of is _softmax_losses:
+        return np.argpartition(logits, -2, axis=1)[:, -2]
+    return (logits <= 0).astype(np.float64)
+
+
+def _fit(logits: np.ndarray, labels: np.ndarray, losses_of: _Losses, bias: np.ndarray | float = 0.0) -> float:
+    """Return the most probable temperature, by a golden section over its logarithm.
+
+    One more example counts as a mistake of average confidence.
+    """
+    mistaken, count = _mistaken(logits, losses_of), len(labels)
 
     def cost(at: float) -> float:
-        return float(losses_of(logits / np.exp(at), labels).mean()) + (at / _SPREAD) ** 2 / 2 / len(labels)
+        cooled = logits / np.exp(at) + bias
+        mistake = losses_of(cooled, mistaken).mean()
+        return float(losses_of(cooled, labels).mean() + (mistake + (at / _SPREAD) ** 2 / 2) / count)
 
     low, high = np.log(_COLDEST), np.log(_HOTTEST)
     golden = (5**0.5 - 1) / 2
@@ -261,13 +258,15 @@ def _fit_biases(logits: np.ndarray, labels: np.ndarray) -> tuple[float, np.ndarr
     The cross-entropy is convex in the inverse temperature and the biases.
     """
     temperature, bias, count = 1.0, np.zeros(logits.shape[1]), len(labels)
+    mistaken = _mistaken(logits, _sigmoid_losses)
     for _ in range(_ROUNDS):
         before = temperature
-        temperature = _fit(logits, labels, lambda cooled, known: _sigmoid_losses(cooled + bias, known))  # noqa: B023
+        temperature = _fit(logits, labels, _sigmoid_losses, bias)
         for _ in range(_NEWTON):
             odds = 1 / (1 + np.exp(-(logits / temperature + bias)))
-            slope = (odds - labels).mean(axis=0) + bias / _SHIFT**2 / count
-            bias = bias - slope / ((odds * (1 - odds)).mean(axis=0) + 1 / _SHIFT**2 / count)
+            slope = (odds - labels).mean(axis=0) + ((odds - mistaken).mean(axis=0) + bias / _SHIFT**2) / count
+            curvature = (1 + 1 / count) * (odds * (1 - odds)).mean(axis=0) + 1 / _SHIFT**2 / count
+            bias = bias - slope / curvature
         if abs(temperature - before) < 1e-6 * before:
             break
     return temperature, bias

@@ -73,7 +73,7 @@ class Run:
             there are none.
         test_scores: Final scores on the labelled ``test/`` folder of the data, not used for selection; None
             without one.
-        calibration: Temperature scaling of the model at the end of the training; None if the probabilities stayed.
+        calibration: Temperature scaling of the model at the end of the training; None without one.
         seconds: Seconds that each phase took, by name, its features and scores included.
         expected_seconds: The same as expected before training; empty if the training was too short to measure.
         stored_optimism: :attr:`optimism` of a run that was loaded from its folder.

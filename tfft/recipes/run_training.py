@@ -213,11 +213,11 @@ class _PhaseResults:
         return evaluate_and_sample(self._model, held_out, sample=self._sample)
 
     def _calibrated(self, scores: Scores, part: TrainableSuffix | None) -> Scores:
-        """Scale the logits of the measured model if that helps; return the scores with the last loss."""
+        """Fit a temperature to the measured model and apply it; return the scores with the last loss."""
         if self._sample is None:
             return scores
         found = fit_temperature(heads.from_model(self._model), *self._sample.arrays(), seed=self._plan.seed)
-        if found is None or not found.changes:
+        if found is None:
             return scores
         scale_logits(self._model, found)
         self.stored["calibration"] = json.dumps(found.to_dict())
