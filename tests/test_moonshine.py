@@ -13,7 +13,7 @@ import speech_data
 import tensorflow as tf
 
 import tfft
-from tfft import heads
+from tfft import heads, registry
 from tfft.backbones.base import blocks_of
 from tfft.cli import main as commands
 from tfft.data.batches import BatchOptions
@@ -202,6 +202,10 @@ def test_a_backbone_with_a_decoder_uses_it_unless_ctc_is_asked_for(adapted, back
     by_ctc = adapted_recordings(splits, backbone, {"architecture": "ctc"})
     assert by_ctc.backbone is None
     assert by_ctc.splits.class_names == splits.class_names
+    whole = adapted_recordings(splits, backbone.with_decoder(), {})
+    assert whole.backbone.target_tokenizer.target_length < 256
+    with pytest.raises(BackboneError, match=r"without its decoder for architecture='ctc'.*with_decoder\(\) of"):
+        adapted_recordings(splits, backbone.with_decoder(), {"architecture": "ctc"})
     small = tfft.load_backbone("speech-encoder-small")
     assert adapted_recordings(splits, small, {}).splits.class_names == splits.class_names
     with pytest.raises(BackboneError, match="pretrained decoder and its vocabulary.*speech-encoder-small, which has"):
@@ -261,6 +265,13 @@ def test_long_transcripts_and_unknown_tokens_are_reported_before_training(backbo
 def decoder_model(adapted, **settings):
     head = heads.transcription(architecture="encoder_decoder", **settings)
     return tfft.build(adapted.backbone, head, audio=adapted.splits.train.spec)
+
+
+def test_label_smoothing_waits_for_the_backbone_to_decide():
+    for architecture, refused in ((None, False), ("ctc", True), ("encoder_decoder", False)):
+        config = tfft.RunConfig(task="transcription", architecture=architecture, label_smoothing=0.1)
+        problems = list(registry.task("transcription").with_architecture(architecture).unsupported(config))
+        assert bool(problems) == refused, architecture
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from tfft.errors import DataError, PlanError
 from tfft.inspection import check_splits
 from tfft.layers.log_mel import used_samples
 from tfft.specs import AudioSpec, Augmentation
+from tfft.tasks.transcription.adapting import adapted_recordings
 from tfft.tasks.transcription.batches import vary_clip
 from tfft.tasks.transcription.data import load_transcripts, read_transcripts
 from tfft.tasks.transcription.text import decode
@@ -194,13 +195,14 @@ def test_recordings_without_sound_and_of_other_rates_are_named_with_their_lines(
     assert "sample_rate= chooses another rate" in report
 
 
-def test_alphabet_of_thousands_is_refused(tmp_path):
+def test_alphabet_of_thousands_is_refused_by_ctc(tmp_path):
     for at in range(4):
         write_wav(tmp_path / f"{at}.wav", say("abcdef" * 8, at))
     texts = ["".join(chr(0x4E00 + 1000 * at + i) for i in range(1000)) for at in range(4)]
     (tmp_path / "t.csv").write_text("file,text\n" + "".join(f"{i}.wav,{t}\n" for i, t in enumerate(texts)), "utf-8")
+    splits = load_transcripts(tmp_path / "t.csv")
     with pytest.raises(DataError, match="3,000 different characters, and CTC needs a small alphabet, at most 400"):
-        load_transcripts(tmp_path / "t.csv")
+        adapted_recordings(splits, tfft.load_backbone("speech-encoder-small"), {})
 
 
 def test_text_that_does_not_fit_the_frames_is_named_before_training(tmp_path):

@@ -96,6 +96,7 @@ class Backbone:
         target_tokenizer: For an encoder-decoder that takes another input than texts, and whose outputs are logits of
             the next token: makes tokens of the target; None for other models.
         encoder_decoder: For an encoder that was opened with its pretrained decoder: the whole network; None for others.
+        encoder: For the whole network of such an encoder: the encoder; None for others.
             :meth:`with_decoder` opens it.
     """
 
@@ -112,6 +113,7 @@ class Backbone:
     pair_tokenizer: PairTokenizer | None = None
     target_tokenizer: TargetTokenizer | None = None
     encoder_decoder: EncoderDecoder | None = None
+    encoder: keras.Model | None = None
 
     @property
     def blocks(self) -> list[Block]:
@@ -133,8 +135,9 @@ class Backbone:
                 f"Moonshine. Received: {self.name}, which has none."
             )
         return dataclasses.replace(
-            self, model=whole.model, target_tokenizer=whole.tokenizer, notes=whole.notes, encoder_decoder=None
-        )
+            self, model=whole.model, target_tokenizer=whole.tokenizer, notes=whole.notes, encoder_decoder=None,
+            encoder=self.model,
+        )  # fmt: skip
 
     @property
     def can_train(self) -> bool:

@@ -116,8 +116,9 @@ class Transcription(Task):
 
     def unsupported(self, config: Any) -> Iterator[str]:
         """Report settings for one label per clip."""
+        undecided = {"label_smoothing"} if config.architecture is None else ()  # the backbone may have a decoder
         for name, why in self.without.items():
-            if getattr(config, name, None):
+            if name not in undecided and getattr(config, name, None):
                 yield f"{name} does not apply to transcription, since {why}: leave it out"
         if getattr(config, "loss", "cross_entropy") != "cross_entropy":
             yield f"transcription has one loss, received loss={config.loss!r}: leave it out"

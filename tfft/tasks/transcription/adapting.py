@@ -11,6 +11,7 @@ import keras
 from tfft.backbones.base import TOKENS_LAYER, Backbone
 from tfft.data.examples import Skipped, Splits
 from tfft.decoding import fitting, generated_length, skipped_note, unknown_note
+from tfft.errors import BackboneError, DataError, raise_problems
 from tfft.layers.log_mel import Clip
 from tfft.layers.pair_tokenizer import TARGET
 from tfft.modalities.audio.adapt import adapt_waveforms
@@ -18,7 +19,7 @@ from tfft.modalities.audio.attach import AUDIO_INPUT, CLIP_LAYER
 from tfft.models import ModelInput
 from tfft.registry import Adapted
 from tfft.specs import AudioSpec
-from tfft.tasks.transcription import CTC, ENCODER_DECODER
+from tfft.tasks.transcription import CTC, ENCODER_DECODER, TRANSCRIPTION
 from tfft.tasks.transcription.frames import check_fit, check_whole, keep_whole
 from tfft.tasks.transcription.tokenized import TokenizedRecordings, tokenized
 
@@ -38,14 +39,27 @@ def adapted_recordings(splits: Splits[Any], backbone: Backbone, settings: Mappin
         DataError: If recordings or transcripts do not fit, with all of their places.
         BackboneError: If it lacks the decoder that is asked for.
     """
-    usual = CTC if backbone.encoder_decoder is None else ENCODER_DECODER
-    adapted = adapt_waveforms(splits, backbone, keep_whole(splits, backbone, settings))
+    usual = CTC if backbone.encoder_decoder is None and backbone.encoder is None else ENCODER_DECODER
+    encoder = _encoder_of(backbone)
+    adapted = adapt_waveforms(splits, encoder, keep_whole(splits, encoder, settings))
     return _ADAPT[settings.get("architecture") or usual](adapted, backbone)
 
 
+def _encoder_of(backbone: Backbone) -> Backbone:
+    """Return the part of a backbone that takes waveforms."""
+    return backbone if backbone.encoder is None else dataclasses.replace(backbone, model=backbone.encoder)
+
+
 def _for_ctc(adapted: Adapted, backbone: Backbone) -> Adapted:
+    if backbone.encoder is not None:
+        raise BackboneError(
+            f"Expected a backbone without its decoder for architecture={CTC!r}. Received: the result of with_decoder() "
+            f"of {backbone.name}. Use tfft.load_backbone alone."
+        )
+    problems = TRANSCRIPTION.learning_problems((), adapted.splits.class_names, split=False)
+    raise_problems(DataError, "The transcripts cannot be used", problems)
     check_fit(adapted.splits, backbone)
-    return adapted
+    return dataclasses.replace(adapted, settings={**adapted.settings, "architecture": CTC})
 
 
 def _for_decoder(adapted: Adapted, backbone: Backbone) -> Adapted:
@@ -55,7 +69,7 @@ def _for_decoder(adapted: Adapted, backbone: Backbone) -> Adapted:
     """
     whole, splits = backbone.with_decoder(), adapted.splits
     tokenizer: Any = whole.target_tokenizer
-    check_whole(splits, backbone)
+    check_whole(splits, _encoder_of(backbone))
     tokens = [tokenized(part, tokenizer) for part in (splits.train, splits.validation)]
     width = max(len(ids) for part in tokens for ids in part) + 1
     parts, keeps, skipped = [], [], list[Skipped]()

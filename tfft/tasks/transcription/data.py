@@ -183,8 +183,6 @@ def load_transcripts(
     held_out, words = split.hold_out(found.names, found.rows.name, groups=found.rows.groups, pairs=pairs.positions)
     texts = found.texts
     names = alphabet([text for text, held in zip(texts, held_out, strict=True) if not held])
-    problems = TRANSCRIPTION.learning_problems(texts, names, split=True)
-    raise_problems(DataError, f"The transcripts of {found.rows.name} cannot be used", problems)
     examples = found.examples(names)
     splits = divide(
         examples, held_out, words, groups=found.rows.groups, duplicates=pairs,
