@@ -215,10 +215,11 @@ def test_text_that_does_not_fit_the_frames_is_named_before_training(tmp_path):
 
 
 def test_settings_without_meaning_are_named(table):
+    settings = {"task": "transcription", "label": "sentence", "label_smoothing": 0.1, "architecture": "ctc"}
     with pytest.raises(
         PlanError, match="(?s)label does not apply to transcription, since text= names.*label_smoothing"
     ):
-        tfft.finetune("x", table, task="transcription", label="sentence", label_smoothing=0.1)
+        tfft.finetune("x", table, **settings)
     with pytest.raises(PlanError, match="text and audio each name the input column"):
         tfft.finetune("x", table, audio="file", text="sentence")
 

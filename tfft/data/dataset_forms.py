@@ -77,6 +77,8 @@ def _is_single(spec: Any, rank: int | None) -> bool:
         return False
     if rank is not None and first.rank in (rank, rank - 1) and not (rank == 4 and first.rank == 3):
         return first.rank == rank - 1
+    if rank == 2 and first.rank == 3:  # batches with an axis of channels
+        return False
     if first.rank == 3 and spec[1].shape.rank == 1:  # an image with a one-hot label, or grey images
         return first[-1] in (1, 3, 4) and spec[1].shape[0] is not None
     return spec[1].shape.rank == 0
@@ -191,7 +193,16 @@ def batches_for(model: Any, head: Any, data: Any, *, batch_size: int = 32, measu
         return data  # several outputs, which only the loss of its owner knows
     data = regular(data, "the dataset", rank=rank, batch_size=batch_size)
     data = data if channels is None else with_pixels(data, "the dataset", channels)
+    data = _without_channels(data) if rank == 2 else data
     return data if head is None else with_labels(data, head, "the dataset", own)
+
+
+def _without_channels(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Return batches [B, samples], for those of waveforms with channels [B, samples, channels]: their mean."""
+    spec = dataset.element_spec[0]
+    if not isinstance(spec, tf.TensorSpec) or spec.shape.rank != 3 or not spec.dtype.is_floating:
+        return dataset
+    return dataset.map(lambda waves, *labels: (tf.reduce_mean(waves, axis=-1), *labels), tf.data.AUTOTUNE)
 
 
 def _pixels_of(model: Any) -> int | None:

@@ -74,6 +74,8 @@ def shape_problems(shape: Sequence[int | None]) -> list[str]:
     if len(shape) == 4 and shape[-1] in (1, 2, 3, 4) and 0 not in shape:
         return []
     hint = "; channels come last: np.moveaxis(images, 1, -1)" if len(shape) == 4 and shape[1] in (1, 3, 4) else ""
+    if len(shape) == 2:
+        hint = "; waveforms need their sample_rate="
     return [f"{_SHAPES}, received shape {tuple(shape)}{hint}"]
 
 

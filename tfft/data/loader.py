@@ -86,6 +86,8 @@ def load(
               (:func:`tfft.tasks.text_to_text.data.load_pairs`);
             - ``(images, labels)``, arrays or lists, twice for two parts, or a ``tf.data.Dataset`` of both
               (:func:`tfft.modalities.image.load_arrays`);
+            - with ``sample_rate=`` waveforms in memory or in datasets: ``(waves, labels)``, twice for two parts, a
+              ``tf.data.Dataset`` of both, or ``(train, validation)`` of two (:func:`tfft.modalities.audio.load_waves`);
             - ``(train, validation)`` or ``(train, validation, class_names)``, two datasets of inputs and labels;
             - ``"tfds:NAME"``, or a folder that tensorflow-datasets prepared.
         validation: Share to hold out, or the file of an earlier split if examples have names. No effect if the source
@@ -137,7 +139,7 @@ def load(
     named = {name: value for name, value in locals().items() if name not in ("source", "further")}
     given = explicit({**named, **further})
     _check_names(further)
-    if is_ready(source):
+    if stays_batches(source, given):
         registry.Match("tf.data datasets", ready_splits, frozenset({"task"})).check(given)
         return ready_splits(source[0], source[1], source[2] if len(source) > 2 else None, task=task)
     if is_tfds(source):
@@ -240,6 +242,14 @@ def load_copy(copy: LocalCopy, settings: Mapping[str, Any]) -> Splits[Any]:
 def explicit(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings that differ from their defaults."""
     return {name: value for name, value in settings.items() if value != _DEFAULTS.get(name)}
+
+
+def stays_batches(source: Any, settings: Mapping[str, Any]) -> bool:
+    """Whether a source is two datasets of batches that no modality reads into memory with these settings."""
+    if not is_ready(source):
+        return False
+    matches = [registry.modality(name).matches(source, settings) for name in registry.modality_names()]
+    return not any(match is not None and match.reads_datasets for match in matches)
 
 
 def reader_of(source: Any, settings: Mapping[str, Any]) -> registry.Modality:

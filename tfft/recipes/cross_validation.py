@@ -24,8 +24,7 @@ from tfft.config import RunConfig, RunSettings, config_of
 from tfft.console.progress import ReadingProgress, reading_bar
 from tfft.console.tables import render
 from tfft.data import Examples, Splits, fold_splits, load
-from tfft.data.dataset_examples import is_ready
-from tfft.data.loader import reader_of
+from tfft.data.loader import reader_of, stays_batches
 from tfft.data.tfds.source import is_tfds
 from tfft.errors import PlanError
 from tfft.evaluation import Scores
@@ -258,7 +257,7 @@ def _listed(data: Any, config: RunConfig, progress: ReadingProgress | None) -> t
         return data, config
     given = config.given("reading")
     if not is_tfds(data):
-        if is_ready(data):
+        if stays_batches(data, given):
             raise PlanError(_EXPECTED)
         match = reader_of(data, given).match(data, given)
         if not (match.has_names or match.joinable):

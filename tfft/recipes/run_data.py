@@ -21,9 +21,9 @@ from tfft.config import Plan, SharedSettings
 from tfft.console.profile import stage
 from tfft.console.progress import ReadingProgress, reading_bar
 from tfft.data import BatchOptions, Splits, load
-from tfft.data.dataset_examples import is_ready, ready_splits
+from tfft.data.dataset_examples import ready_splits
 from tfft.data.examples import Examples
-from tfft.data.loader import explicit, load_copy, modality_of
+from tfft.data.loader import explicit, load_copy, modality_of, stays_batches
 from tfft.data.tfds.source import is_tfds, local_copy
 from tfft.errors import PlanError, join_names, quantity, raise_problems, unknown_name
 from tfft.inspection import DataReport, Finding, check_splits
@@ -220,7 +220,7 @@ def load_run_data(data: Any, config: SharedSettings, progress: ReadingProgress |
     asked = config.given("reading")
     if isinstance(data, Splits):
         return _run_data(data, data.root, config, given=True)
-    if is_ready(data):
+    if stays_batches(data, explicit(asked)):
         registry.Match("tf.data datasets", ready_splits, frozenset({"task"})).check(explicit(asked))
         _check_ready(config)
         splits = ready_splits(data[0], data[1], data[2] if len(data) > 2 else None, task=config.task)

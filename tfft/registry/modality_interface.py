@@ -49,6 +49,7 @@ class Match:
             modalities wins.
         has_names: Whether its examples have names, so that the file of an earlier split can be used.
         joinable: Whether its parts can be joined and dealt into folds although they have no names.
+        reads_datasets: Whether it reads two datasets of batches into memory, which otherwise stay as they are.
     """
 
     form: str
@@ -57,6 +58,7 @@ class Match:
     certainty: int = 2
     has_names: bool = False
     joinable: bool = False
+    reads_datasets: bool = False
 
     def check(self, settings: Mapping[str, Any]) -> None:
         """Check that all settings apply to the source.

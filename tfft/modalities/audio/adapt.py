@@ -10,6 +10,7 @@ from typing import Any
 
 from tfft.backbones.base import Backbone
 from tfft.data.examples import Splits
+from tfft.modalities.audio.arrays import WaveArrays
 from tfft.modalities.audio.attach import frame_bands, wave_length
 from tfft.modalities.audio.examples import AudioExamples, with_waveforms
 from tfft.modalities.audio.folder import AudioOptions, spec_of
@@ -33,7 +34,7 @@ def adapt_waveforms(splits: Splits[AudioExamples], backbone: Backbone, settings:
     if backbone.input_spec is not None or backbone.text_spec is not None or frame_bands(backbone.model) is not None:
         return Adapted(splits)
     now = splits.train.spec
-    if settings.get("fixed"):
+    if settings.get("fixed") or isinstance(splits.train, WaveArrays):
         if now.sample_rate == USUAL_RATE:
             return Adapted(splits)
         note = (

@@ -42,9 +42,10 @@ class AudioModality(Modality):
     # --- data
 
     def matches(self, source: Any, settings: Mapping[str, Any]) -> Match | None:
-        """Recognize tables with a column of recordings, and folders of mostly recordings."""
+        """Recognize tables with a column of recordings, folders of mostly recordings, and waveforms with their rate."""
         from tfft.data.options import ReadOptions, TableOptions, setting_names
         from tfft.data.split import SplitOptions
+        from tfft.modalities.audio.arrays import holds_waves, load_waves
         from tfft.modalities.audio.folder import AudioOptions, holds_recordings, load_recordings
         from tfft.modalities.audio.table import load_recording_table
 
@@ -52,6 +53,9 @@ class AudioModality(Modality):
         if settings.get("audio") is not None:
             columns = setting_names(TableOptions) | {"audio"}
             return Match("a table of recordings", load_recording_table, files | columns, 3, has_names=True)
+        if settings.get("sample_rate") is not None and holds_waves(source):
+            known = frozenset({"sample_rate", "seconds", "validation", "seed", "task"})
+            return Match("waveforms in memory", load_waves, known, 3, joinable=True, reads_datasets=True)
         if isinstance(source, (str, os.PathLike)) and Path(source).expanduser().is_dir():
             if holds_recordings(Path(source).expanduser()):
                 return Match("a folder of recordings", load_recordings, files, 2, has_names=True)
@@ -123,7 +127,8 @@ class AudioModality(Modality):
 
         if audio is None:
             raise BackboneError(
-                "Expected a sample rate and a clip length. Fix: audio=tfft.AudioSpec(sample_rate, seconds)."
+                "Expected a sample rate and a clip length. Fix: sample_rate= for waveforms in memory, or "
+                "audio=tfft.AudioSpec(sample_rate, seconds) in tfft.build."
             )
         return attach_waves(backbone, network, audio, image_size, level)
 

@@ -12,10 +12,10 @@ import tensorflow as tf
 
 from tfft import registry
 from tfft.data.dataset_forms import regular, with_pixels
-from tfft.data.examples import Splits, divide
-from tfft.data.forms import label_column, pixel_array
-from tfft.data.label_parsing import parse_labels
-from tfft.errors import DataError, join_names
+from tfft.data.examples import Splits
+from tfft.data.forms import pixel_array
+from tfft.data.labelled_arrays import are_pairs, check_lengths, divide_arrays
+from tfft.errors import DataError
 from tfft.modalities.image.examples import ImageArrays
 
 _LARGEST = 4 * 2**30  # bytes of a dataset that is read into memory
@@ -46,24 +46,18 @@ def load_arrays(
         >>> len(splits.train), len(splits.validation)
         (1438, 359)
     """
-    pairs = source if _are_pairs(source) else [_in_memory(source) if isinstance(source, tf.data.Dataset) else source]
-    images = [_checked(pixel_array(images), labels) for images, labels in pairs]
-    columns, known = zip(*(label_column(labels, task) for _, labels in pairs), strict=True)
-    places = [[f"label {i}" for i in range(len(column))] for column in columns]
-    parsed = parse_labels(columns, places, task=task, class_names=next((names for names in known if names), None))
-    labels = np.concatenate(parsed.parts)
+    pairs = source if are_pairs(source) else [_in_memory(source) if isinstance(source, tf.data.Dataset) else source]
+    images = [pixel_array(images) for images, _ in pairs]
+    for pixels, (_, labels) in zip(images, pairs, strict=True):
+        check_lengths(pixels, labels, "images")
     whole = images[0] if len(images) == 1 else np.concatenate(images)
-    examples = ImageArrays(whole, np.arange(len(whole)), labels, parsed.class_names)
-    if len(pairs) == 2:
-        held = np.arange(len(whole)) >= len(images[0])
-        return divide(examples, held, "the two parts given", task=parsed.task)
-    strata = registry.task(parsed.task).strata(labels)
-    numbers = np.zeros(len(labels), np.int64) if strata is None else strata
-    counts = np.bincount(numbers)
-    _check_counts(counts, parsed.class_names if strata is not None else ("",))
-    of = "" if strata is None else " of each class"
-    held = _held_out(numbers, counts, validation, seed)
-    return divide(examples, held, f"{validation * 100:g} %{of}, drawn with seed {seed}", task=parsed.task)
+
+    def make(labels: np.ndarray, class_names: tuple[str, ...]) -> ImageArrays:
+        return ImageArrays(whole, np.arange(len(whole)), labels, class_names)
+
+    return divide_arrays(
+        [labels for _, labels in pairs], make, items="images", validation=validation, seed=seed, task=task
+    )
 
 
 def refuse_arrays(source: Any, expected: str) -> None:
@@ -80,11 +74,6 @@ def refuse_arrays(source: Any, expected: str) -> None:
             "validation, class_names) to tfft.finetune, each tf.data.Dataset.from_tensor_slices((images, "
             "labels)).batch(8)."
         )
-
-
-def _are_pairs(source: Any) -> bool:
-    """Whether a source is (images, labels) twice."""
-    return isinstance(source, (tuple, list)) and all(isinstance(part, tuple) and len(part) == 2 for part in source)
 
 
 def _in_memory(dataset: tf.data.Dataset) -> tuple[np.ndarray, np.ndarray]:
@@ -108,28 +97,3 @@ def _in_memory(dataset: tf.data.Dataset) -> tuple[np.ndarray, np.ndarray]:
     if not found:
         raise DataError("Expected at least one batch. Received: the dataset holds no examples.")
     return np.concatenate([images for images, _ in found]), np.concatenate([labels for _, labels in found])
-
-
-def _checked(pixels: np.ndarray, labels: Any) -> np.ndarray:
-    if not hasattr(labels, "__len__") or len(labels) != len(pixels):
-        count = len(labels) if hasattr(labels, "__len__") else labels
-        raise DataError(f"Expected one label for each image. Received: {len(pixels)} images and labels: {count}.")
-    return pixels
-
-
-def _check_counts(counts: np.ndarray, names: tuple[str, ...]) -> None:
-    single = [name for name, count in zip(names, counts.tolist(), strict=False) if count == 1]
-    if single:
-        raise DataError(
-            f"Expected at least 2 images per class, for training and validation. Too few: {join_names(single)}."
-        )
-
-
-def _held_out(numbers: np.ndarray, counts: np.ndarray, share: float, seed: int) -> np.ndarray:
-    random = np.random.default_rng(seed)
-    held = np.zeros(len(numbers), bool)
-    for label, count in enumerate(counts):
-        members = random.permutation(np.flatnonzero(numbers == label))
-        if count:
-            held[members[: min(count - 1, max(1, round(count * share)))]] = True
-    return held

@@ -38,7 +38,8 @@ def holds_texts(source: Any, settings: Mapping[str, Any]) -> int:
 
 def _are_texts(values: Any) -> bool:
     """Whether values are strings, judged by the first few; pairs of texts are two lists."""
-    if isinstance(values, (str, bytes)) or not hasattr(values, "__len__") or not len(values):
+    readable = hasattr(values, "__len__") and hasattr(values, "__getitem__")
+    if isinstance(values, (str, bytes)) or not readable or not len(values):
         return False
     if isinstance(values, np.ndarray) and values.ndim != 1:
         return False
