@@ -15,7 +15,8 @@ _FOR, _AGAINST = "46 139 87", "192 57 43"  # green, red
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #808080; --bad: #c0392b; --good: #2e8b57 }
 body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 64rem; padding: 1rem }
-h1, p { overflow-wrap: anywhere } h1 { font-size: 1.5rem; margin: .5rem 0 } h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem }
+h1, p { overflow-wrap: anywhere } h1 { font-size: 1.5rem; margin: .5rem 0 }
+h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem }
 p { margin: .4rem 0 } .soft { color: var(--soft) } .bad { color: var(--bad) } .good { color: var(--good) }
 .scroll { overflow-x: auto } table { border-collapse: collapse; font-size: .9rem }
 td, th { padding: .2rem .9rem .2rem 0; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top }
