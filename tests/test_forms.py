@@ -1,6 +1,7 @@
 """Every form that people hold pictures and labels in, through every function that takes some: the same result."""
 
 import functools
+import pathlib
 
 import keras
 import numpy as np
@@ -40,6 +41,16 @@ def dataset(pixels, labels, batch=8):
     return made.batch(batch) if batch else made
 
 
+class Batches(keras.utils.PyDataset):
+    """Batches as Keras' own sequences give them."""
+
+    def __len__(self):
+        return COUNT // 8
+
+    def __getitem__(self, at):
+        return PIXELS[8 * at : 8 * at + 8].astype(np.float32), ONE_HOT[8 * at : 8 * at + 8]
+
+
 PICTURES = {
     "uint8": PIXELS,
     "float32 0..255": PIXELS.astype(np.float32),
@@ -72,6 +83,7 @@ FORMS = {
     "dataset: [B, 1]": dataset(PIXELS, LABELS[:, None]),
     "dataset: names": dataset(PIXELS, np.array(["0", "1", "2"])[LABELS]),
     "dataset: RGBA": dataset(OPAQUE, LABELS),
+    "dataset: Keras sequence": Batches(),
     "dataset: dictionaries": dataset(PIXELS, LABELS).map(lambda x, y: {"image": x, "label": y}),
 }
 
@@ -87,7 +99,7 @@ def model():
 
 
 def _datasets(form):
-    return (form, form) if isinstance(form, tf.data.Dataset) else form
+    return (form, form) if isinstance(form, (tf.data.Dataset, keras.utils.PyDataset)) else form
 
 
 def by_load(form, model):
@@ -135,6 +147,7 @@ DAILY = {
     "labels: names",
     "labels: one-hot",
     "dataset: dictionaries",
+    "dataset: Keras sequence",
     "dataset: floats, single, one-hot",
 }
 
@@ -169,6 +182,7 @@ def test_every_form_goes_through_every_door(form, door, model, answer_to):
 
 WRONG = {
     "pixels 0 to 1": ((PIXELS / 255.0).astype(np.float32), r"pixels must be in 0 to 255, received .*multiply by 255"),
+    "pixels -1 to 1": (PIXELS / 127.5 - 1, r"pixels must be in 0 to 255, received .*: \(images \+ 1\) \* 127.5"),
     "channels first": (np.moveaxis(PIXELS, -1, 1), r"channels come last: np.moveaxis\(images, 1, -1\)"),
     "NaN": (np.full(PIXELS.shape, np.nan, np.float32), "images must be finite"),
 }
@@ -285,6 +299,27 @@ def test_several_columns_of_labels_get_the_way_out():
     assert tfft.data.load(frame).class_names == ("a", "b")
     frame["label"] = [[1.5, 2.0], [2.5, 3.0], [0.5, 1.0], [3.5, 9.0]]
     assert tfft.data.load(frame).task == "regression"
+
+
+@pytest.mark.parametrize(
+    ("source", "fix"),
+    [
+        ((PIXELS, LABELS, PIXELS, LABELS), r"Write \(\(x_train, y_train\), \(x_validation, y_validation\)\)"),
+        ((PIXELS, LABELS, np.ones(COUNT)), r"Sample weights need two datasets: .*from_tensor_slices\(\(x, y, weights"),
+        (list(zip(PIXELS, LABELS, strict=True)), r"Write \(inputs, labels\): tuple\(zip\(\*source\)\)"),
+        ({"train": (PIXELS, LABELS), "val": (PIXELS, LABELS)}, r"Write \(source\['train'\], source\['val'\]\)"),
+        ({"image": PIXELS, "label": LABELS}, r"Write \(source\['image'\], source\['label'\]\)"),
+        (iter([(PIXELS, LABELS)]), "A generator gives its examples once: make a tf.data.Dataset.from_generator"),
+        (
+            (["a/1.PNG", "a/2.jpg"], [0, 1]),
+            r"a list of paths such as 'a/1.PNG'. Write pandas.DataFrame\(\{'image':",
+        ),
+        (([pathlib.Path("1.wav")], [0]), r"DataFrame\(\{'audio': paths, 'label': labels\}\), and audio='audio'"),
+    ],
+)
+def test_the_likely_meaning_of_other_forms_is_named(source, fix):
+    with pytest.raises(DataError, match=fix):
+        tfft.data.load(source)
 
 
 @pytest.mark.parametrize("values", [(3, 7, 100), (-1, 0, 1), (1, 2, 3)])

@@ -14,6 +14,7 @@ import tensorflow as tf
 from tfft import registry
 from tfft.data.batches import BatchOptions
 from tfft.data.forms import as_array, labels_for, pixel_array, pixel_batch, shape_problems
+from tfft.data.keras_sequences import with_datasets
 from tfft.data.labels import class_numbers
 from tfft.errors import DataError, join_names, raise_problems
 from tfft.layers.pixel_checks import pixel_problems
@@ -178,6 +179,7 @@ def batches_for(model: Any, head: Any, data: Any, *, batch_size: int = 32, measu
     """
     if hasattr(data, "train") and hasattr(data, "validation"):
         raise DataError("Expected examples of one part. Received: Splits. Give splits.validation or splits.train.")
+    data = with_datasets(data)
     inputs = getattr(model, "inputs", None) or []
     channels, rank = _pixels_of(model), len(inputs[0].shape) if len(inputs) == 1 else None
     if hasattr(data, "batches") and hasattr(data, "labels"):

@@ -17,6 +17,7 @@ from tfft.data.batches import BatchOptions
 from tfft.data.dataset_examples import is_ready, ready_splits
 from tfft.data.examples import Examples, Splits
 from tfft.data.folder_tables import check_no_table
+from tfft.data.keras_sequences import with_datasets
 from tfft.data.tfds.source import LocalCopy, is_tfds, local_copy
 from tfft.errors import DataError, did_you_mean, raise_problems
 from tfft.specs import AudioSpec, Augmentation, InputSpec
@@ -139,6 +140,7 @@ def load(
     named = {name: value for name, value in locals().items() if name not in ("source", "further")}
     given = explicit({**named, **further})
     _check_names(further)
+    source = with_datasets(source)
     if stays_batches(source, given):
         registry.Match("tf.data datasets", ready_splits, frozenset({"task"})).check(given)
         return ready_splits(source[0], source[1], source[2] if len(source) > 2 else None, task=task)
@@ -274,6 +276,7 @@ def reader_of(source: Any, settings: Mapping[str, Any]) -> registry.Modality:
         return reader
     if not named:
         check_no_table(source)
+    _check_no_paths(source, modalities)
     matches = [(match.certainty, each) for each in modalities if (match := each.matches(source, settings)) is not None]
     if matches:
         best = max(certainty for certainty, _ in matches)
@@ -283,8 +286,42 @@ def reader_of(source: Any, settings: Mapping[str, Any]) -> registry.Modality:
         "Expected a folder with one folder per class, a table of texts or of files (.csv, .tsv, .jsonl, or a "
         "DataFrame; image= or audio= names the column of files), 'tfds:NAME', "
         "(images, labels) or (texts, labels), or (train, validation, class_names) with two tf.data.Dataset of batches; "
-        f"Received: {got}."
+        f"Received: {got}.{_likely_fix(source)}"
     )
+
+
+def _check_no_paths(source: Any, modalities: Sequence[registry.Modality]) -> None:
+    """Raise DataError for a list of files with labels, which would be read as texts."""
+    if not isinstance(source, (tuple, list)) or len(source) != 2 or not isinstance(source[0], (tuple, list)):
+        return
+    first = [os.fspath(value) for value in source[0][:5] if isinstance(value, (str, os.PathLike))]
+    names = [one.lower() for one in first if isinstance(one, str)]
+    for each in [kind for kind in modalities if kind.numeric and names]:
+        if (ends := each.file_suffixes()) and all(name.endswith(ends) for name in names):
+            column = each.columns[0]
+            raise DataError(
+                f"Expected {each.items}, or a table of their files. Received: a list of paths such as {first[0]!r}. "
+                f"Write pandas.DataFrame({{{column!r}: paths, 'label': labels}}), and {column}={column!r}."
+            )
+
+
+def _likely_fix(source: Any) -> str:
+    """Return what was probably meant by a source in no accepted form, as a sentence after a blank; or nothing."""
+    if isinstance(source, Mapping):
+        for pair in (("train", "validation"), ("train", "val"), ("train", "test"), ("image", "label"), ("x", "y")):
+            if set(pair) <= set(source):
+                return f" Write (source[{pair[0]!r}], source[{pair[1]!r}])."
+    if hasattr(source, "__next__"):
+        return " A generator gives its examples once: make a tf.data.Dataset.from_generator of it, or arrays."
+    if not isinstance(source, (tuple, list)):
+        return ""
+    if len(source) in (3, 4) and all(hasattr(part, "shape") for part in source):
+        if len(source) == 4:
+            return " Write ((x_train, y_train), (x_validation, y_validation))."
+        return " Sample weights need two datasets: tf.data.Dataset.from_tensor_slices((x, y, weights)).batch(32)."
+    if len(source) > 3 and all(isinstance(part, (tuple, list)) and len(part) == 2 for part in source[:5]):
+        return " Write (inputs, labels): tuple(zip(*source))."
+    return ""
 
 
 def task_reader(task: str) -> registry.Modality | None:

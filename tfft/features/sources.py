@@ -20,6 +20,7 @@ from tfft import registry
 from tfft.data.dataset_forms import regular, with_pixels
 from tfft.data.examples import Examples
 from tfft.data.forms import pixel_array, plain_labels
+from tfft.data.keras_sequences import with_datasets
 from tfft.errors import DataError, raise_problems
 from tfft.features.engines import Staged
 from tfft.specs import Augmentation
@@ -96,6 +97,7 @@ def open_source(dataset: Any, staged: Staged, batch_size: int, views: Views | No
     Raises:
         DataError: If it has another form, or does not fit the prefix.
     """
+    dataset = with_datasets(dataset)
     if isinstance(dataset, Examples):
         given = dataset.feature_source(staged, batch_size, views)
         return given if isinstance(given, Source) else open_source(given, staged, batch_size, views)

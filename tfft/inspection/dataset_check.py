@@ -14,6 +14,7 @@ from typing import Any
 from tfft import registry
 from tfft.backbones import Backbone
 from tfft.data import Splits, load
+from tfft.data.keras_sequences import with_datasets
 from tfft.data.loader import explicit, modality_of, reader_of
 from tfft.data.tfds.source import ROLES, LocalCopy, is_tfds, local_copy
 from tfft.errors import DataError
@@ -92,6 +93,7 @@ def check(
         report = check(copy.source, backbone=backbone, **settings, seed=seed, store=store, progress=progress)
         findings = in_order(iter([*report.findings, *_without_label(copy)]))
         return dataclasses.replace(report, data=copy.name, findings=findings, seconds=time.perf_counter() - start)
+    data = with_datasets(data)
     kind = reader_of(data, columns)
     match = kind.match(data, columns)
     place = cache_dir() / "files.sqlite" if store == "auto" else store

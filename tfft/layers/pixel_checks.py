@@ -100,6 +100,8 @@ def pixel_problems(images: np.ndarray) -> list[str]:
     low, high = float(images.min()), float(images.max())
     if low < 0 or high > 255:
         hint = f": {_SIXTEEN_BITS}" if low >= 0 and images.dtype.kind in "iu" else ""
+        if -1 <= low < 0 and high <= 1:
+            hint = ": (images + 1) * 127.5"
         return [f"pixels must be in 0 to 255, received {low:g} to {high:g}{hint}"]
     if images.dtype.kind == "f" and 0 < high <= 1:
         return [f"pixels must be in 0 to 255, received {low:g} to {high:g}: multiply by 255"]

@@ -22,7 +22,7 @@ def fit_of(
 ) -> tuple[float, float] | None:
     """Measure a linear head on frozen features, by cross-validation on the training examples.
 
-    If it makes no mistake there, its score on the held-out examples counts.
+    If it makes no mistake there, but some on the held-out examples, that counts as one mistake.
 
     Args:
         model: Backbone with a head for the classes; not changed.
@@ -48,8 +48,10 @@ def fit_of(
     if held_out is not None and (grouped or accuracy == 1):
         logits = np.asarray(held_out.arrays) @ solved.kernel + solved.bias
         right = logits.argmax(axis=-1) == held_out.labels
-        if right.mean() < accuracy:
+        if grouped and right.mean() < accuracy:
             accuracy, count = float(right.mean()), len(logits)
+        elif not right.all():
+            accuracy = min(accuracy, 1 - 1 / count)
     majority = max(data.counts) / sum(data.counts)
     _, high = wilson_interval(accuracy * count, count)
     return (accuracy - majority) / (1 - majority), (high - majority) / (1 - majority)

@@ -23,6 +23,7 @@ from tfft.console.progress import ReadingProgress, reading_bar
 from tfft.data import BatchOptions, Splits, load
 from tfft.data.dataset_examples import ready_splits
 from tfft.data.examples import Examples
+from tfft.data.keras_sequences import with_datasets
 from tfft.data.loader import explicit, load_copy, modality_of, stays_batches
 from tfft.data.tfds.source import is_tfds, local_copy
 from tfft.errors import PlanError, join_names, quantity, raise_problems, unknown_name
@@ -217,7 +218,7 @@ def load_run_data(data: Any, config: SharedSettings, progress: ReadingProgress |
         DataError: If the form is unknown or the data cannot be used.
         PlanError: If a setting does not apply to the data.
     """
-    asked = config.given("reading")
+    asked, data = config.given("reading"), with_datasets(data)
     if isinstance(data, Splits):
         return _run_data(data, data.root, config, given=True)
     if stays_batches(data, explicit(asked)):
