@@ -94,8 +94,8 @@ def test_small_images_train_at_a_higher_rate_unless_few_train_a_new_head():
         facts = dataclasses.replace(FACTS, image_side=side, examples=examples, smallest=examples // 4)
         return recommend(facts, plan=plans.named(plan)).phases[-1].learning_rate
 
-    assert rate(64, 100, "lp_ft") == rate(8, 1000, "lp_ft") == rate(64, 200, "full") == 1e-3
-    assert rate(65, 100, "lp_ft") == rate(64, 199, "full") == 3e-4
+    assert rate(64, 100, "lp_ft") == rate(8, 1000, "lp_ft") == rate(64, 1000, "full") == 1e-3
+    assert rate(65, 100, "lp_ft") == rate(64, 999, "full") == 3e-4
 
 
 def test_half_of_the_blocks_train_unless_the_head_is_not_solved():
