@@ -127,8 +127,8 @@ class AudioModality(Modality):
 
         if audio is None:
             raise BackboneError(
-                "Expected a sample rate and a clip length. Fix: sample_rate= for waveforms in memory, or "
-                "audio=tfft.AudioSpec(sample_rate, seconds) in tfft.build."
+                "Expected a sample rate and a clip length. Fix: audio=tfft.AudioSpec(sample_rate, seconds); in "
+                "tfft.finetune sample_rate= for waveforms in memory."
             )
         return attach_waves(backbone, network, audio, image_size, level)
 
