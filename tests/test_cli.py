@@ -411,3 +411,16 @@ def test_demo_digits_are_real_pngs(tmp_path):
     pixels = tf.io.decode_png(files[0].read_bytes()).numpy()
     assert pixels.shape == (8, 8, 1)
     assert pixels.max() > 200
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [("tfft tr", {"train"}), ("tfft train d --batch-n", {"--batch-norm"}), ("tfft train d --loss f", {"focal"})],
+)
+def test_the_shell_completes_commands_options_and_choices(line, wanted, tmp_path):
+    answers = tmp_path / "answers"
+    asked = {"_ARGCOMPLETE": "1", "_ARGCOMPLETE_IFS": "\n", "_ARGCOMPLETE_STDOUT_FILENAME": str(answers)}
+    asked |= {"COMP_LINE": line, "COMP_POINT": str(len(line))}
+    subprocess.run([sys.executable, "-m", "tfft"], env={**os.environ, **asked}, check=True, timeout=60)
+    assert {answer.strip() for answer in answers.read_text().split("\n")} - {""} == wanted

@@ -51,6 +51,14 @@ _DESCRIPTION = "Transfer learning with TensorFlow and Keras: from a folder of ph
 _EPILOG = "Start with: tfft demo"
 
 
+def _complete(top: argparse.ArgumentParser) -> None:
+    """Answer a shell that asks how a command goes on, and end the process; do nothing otherwise."""
+    if "_ARGCOMPLETE" in os.environ:
+        import argcomplete
+
+        argcomplete.autocomplete(top)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
@@ -61,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     top = parser()
+    _complete(top)
     options, unknown = top.parse_known_args(arguments)
     if options.command is None:
         top.print_help()
