@@ -14,7 +14,7 @@ from tfft.backbones.base import Backbone
 from tfft.config import Phase, Plan
 from tfft.errors import BlockError, DataError, ExportError, PlanError, TfftError
 from tfft.evaluation import evaluate
-from tfft.plans import format_plan
+from tfft.plans import NamedPlan, format_plan
 from tfft.recipes import DatasetStats, RunConfig, finetune, load_run, plan_from_yaml, recommend, rerun
 from tfft.recipes.preparing import open_for
 from tfft.recipes.run_data import load_run_data
@@ -350,6 +350,26 @@ def test_what_the_user_sets_is_kept_and_needs_no_reason():
     assert (plan.phases[1].unfreeze, plan.phases[1].epochs, plan.phases[1].learning_rate) == ("block1", 4, 1e-5)
     assert set(plan.reasons) == {"frozen_learning_rate", "l2"}
     assert len(recommend(DatasetStats(10, 2, 3), RunConfig(epochs=0)).phases) == 1
+
+
+@pytest.mark.parametrize("task", ["object_detection", "semantic_segmentation"])
+@pytest.mark.parametrize(
+    "name", ["linear_probe", "lp_ft", "measured", "gradual", "full", "from_scratch", "bit", "fastai"]
+)
+def test_defaults_of_a_task_are_no_settings_of_the_user(task, name):
+    stats = DatasetStats(100, 2, 18, (224, 224))
+    plan = recommend(stats, RunConfig(task=task), plan=NamedPlan(name))
+    assert plan.name == name
+    if name == "linear_probe":
+        assert [(phase.unfreeze, phase.head) for phase in plan.phases] == [("none", "train")]
+        assert plan.phases[0].epochs >= 20
+    if name in ("full", "from_scratch", "bit", "fastai"):
+        assert plan.phases[-1].unfreeze == "all"
+        assert plan.phases[-1].epochs >= 20  # the head is random
+    if name == "gradual":
+        assert len(plan.phases) == 4
+    with pytest.raises(PlanError, match="head_epochs= does not apply to the plan 'full'"):
+        recommend(stats, RunConfig(task=task, head_epochs=3), plan=NamedPlan("full"))
 
 
 def ready(images=None, labels=(0, 1, 2, 1), names=("a", "b", "c"), change=lambda data: data):

@@ -40,13 +40,18 @@ class Draft:
 
     Attributes:
         stats: Statistics of the examples and the backbone.
-        config: Settings of the user.
+        config: Settings of the user, with the defaults of the task.
         reasons: Reasons for the chosen values, by setting.
+        asked: Settings of the user alone.
     """
 
     stats: DatasetStats
     config: RunConfig
     reasons: dict[str, str] = dataclasses.field(default_factory=dict)
+    asked: RunConfig = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        self.asked = self.config
 
     @property
     def task(self) -> registry.Task:
@@ -145,6 +150,13 @@ class Draft:
             )
         return epochs
 
+    def train_at_once(self) -> None:
+        """Give the blocks the epochs of the head: the task's own default of theirs follows a phase of the head."""
+        if self.asked.epochs != "auto" or self.config.head_epochs == "auto":
+            return
+        self.config = dataclasses.replace(self.config, epochs=self.config.head_epochs)
+        self.reasons["epochs"] = f"{self.config.epochs}, as for the head alone in other plans: it is random here too"
+
     def rates(self, *, new_head: bool = False) -> tuple[float, float]:
         """Return the learning rates of a trained head and of fine-tuned blocks.
 
@@ -167,8 +179,8 @@ class Draft:
 
     def scratch_epochs(self) -> int:
         """Epochs of a training from random weights."""
-        if self.config.epochs != "auto":
-            return int(self.config.epochs)
+        if self.asked.epochs != "auto":
+            return int(self.asked.epochs)
         epochs = min(_MOST_SCRATCH_EPOCHS, max(_LEAST_SCRATCH_EPOCHS, math.ceil(_SCRATCH_STEPS / self.steps)))
         self.reasons["epochs"] = (
             f"{epochs * self.steps:,} steps; an epoch has {self.steps:,}, and random weights take about "

@@ -70,7 +70,7 @@ class NamedPlan:
         Raises:
             PlanError: As :meth:`check`.
         """
-        self.check(draft.config)
+        self.check(draft.asked)
         builder, _, special = _BUILDERS[self.name]
         own = {name: value for name, value in self.settings.items() if name in special}
         shared = {name: value for name, value in self.settings.items() if name not in special}
@@ -260,6 +260,8 @@ def _lp_ft(draft: Draft) -> list[Phase]:
 
 
 def _gradual(draft: Draft, stages: int | None = None) -> list[Phase]:
+    if draft.asked.unfreeze == "auto" and draft.config.unfreeze == "none":
+        draft.config = dataclasses.replace(draft.config, unfreeze="auto")  # the task would train no block
     most = draft.unfreeze()
     count = draft.stats.blocks if most == "all" else most
     if not isinstance(count, int) or isinstance(count, bool):
@@ -282,6 +284,7 @@ def _gradual(draft: Draft, stages: int | None = None) -> list[Phase]:
 
 def _full(draft: Draft) -> list[Phase]:
     draft.no_l2()
+    draft.train_at_once()
     epochs, rate = draft.epochs(steps=HEAD_STEPS + FINE_TUNE_STEPS), draft.rates(new_head=True)[1]
     return [Phase(FINE_TUNE, "all", epochs, rate, **draft.how())]
 
@@ -299,7 +302,7 @@ def _bit(draft: Draft, steps: int | None = None) -> list[Phase]:
     if steps is None:
         steps = next(count for limit, count in _BIT_STEPS if limit is None or examples < limit)
     size = 32 if draft.config.batch_size == "auto" else draft.config.batch_size
-    epochs = math.ceil(steps / draft.steps) if draft.config.epochs == "auto" else int(draft.config.epochs)
+    epochs = math.ceil(steps / draft.steps) if draft.asked.epochs == "auto" else int(draft.asked.epochs)
     rate = _BIT_RATE * size / _BIT_BATCH if draft.config.learning_rate == "auto" else draft.rates()[1]
     draft.reasons["epochs"] = f"{steps:,} steps for {examples:,} examples; an epoch has {draft.steps}"
     draft.reasons["learning_rate"] = f"0.003 for a batch of 512, so {rate:.2g} for {size}"
@@ -315,6 +318,7 @@ def _bit(draft: Draft, steps: int | None = None) -> list[Phase]:
 def _fastai(draft: Draft) -> list[Phase]:
     base = 2e-3 if draft.config.learning_rate == "auto" else draft.rates()[1]
     draft.no_l2()
+    draft.train_at_once()
     decay = round(100 ** (-1 / max(1, draft.stats.blocks)), 4)
     return [
         Phase(FROZEN, "none", 1, base, schedule="one_cycle"),
