@@ -360,6 +360,10 @@ def test_defaults_of_a_task_are_no_settings_of_the_user(task, name):
     stats = DatasetStats(100, 2, 18, (224, 224))
     plan = recommend(stats, RunConfig(task=task), plan=NamedPlan(name))
     assert plan.name == name
+    reasons = " ".join(plan.reasons.get(each, "") for each in ("unfreeze", "head_epochs"))
+    frozen = all(phase.unfreeze == "none" for phase in plan.phases)
+    assert ("deep enough" in reasons) == (frozen and task == "semantic_segmentation")
+    assert ("a new de" in reasons) == any(phase.unfreeze == "none" and phase.epochs > 1 for phase in plan.phases)
     if name == "linear_probe":
         assert [(phase.unfreeze, phase.head) for phase in plan.phases] == [("none", "train")]
         assert plan.phases[0].epochs >= 20
@@ -370,6 +374,26 @@ def test_defaults_of_a_task_are_no_settings_of_the_user(task, name):
         assert len(plan.phases) == 4
     with pytest.raises(PlanError, match="head_epochs= does not apply to the plan 'full'"):
         recommend(stats, RunConfig(task=task, head_epochs=3), plan=NamedPlan("full"))
+
+
+def test_a_head_without_weights_is_not_trained_alone():
+    stats, decoder = DatasetStats(100, 2, 18), {"task": "transcription", "architecture": "encoder_decoder"}
+    for settings in (decoder, {"task": "text_to_text"}):
+        with pytest.raises(PlanError, match="it trains the head alone, and that of the task .* has no weights"):
+            recommend(stats, RunConfig(**settings), plan=NamedPlan("linear_probe"))
+        [phase] = recommend(stats, RunConfig(**settings), plan=NamedPlan("fastai")).phases
+        assert phase.unfreeze == "all"
+    probe = recommend(stats, RunConfig(task="transcription"), plan=NamedPlan("linear_probe"))  # that of CTC has
+    assert probe.phases[0].epochs > 1
+
+
+def test_random_weights_do_not_get_the_rate_of_a_pretrained_decoder():
+    decoder = {"task": "transcription", "architecture": "encoder_decoder"}
+    plan = recommend(DatasetStats(100, 2, 18, pretrained=False), RunConfig(**decoder))
+    assert plan.name == "from_scratch"
+    assert plan.phases[0].learning_rate > 5e-4
+    given = recommend(DatasetStats(100, 2, 18, pretrained=False), RunConfig(**decoder, learning_rate=1e-4))
+    assert given.phases[0].learning_rate == 1e-4
 
 
 def ready(images=None, labels=(0, 1, 2, 1), names=("a", "b", "c"), change=lambda data: data):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from tfft import registry
@@ -157,6 +158,21 @@ class Draft:
         self.config = dataclasses.replace(self.config, epochs=self.config.head_epochs)
         self.reasons["epochs"] = f"{self.config.epochs}, as for the head alone in other plans: it is random here too"
 
+    def forget_defaults(self, names: Sequence[str], phases: Sequence[Phase]) -> None:
+        """Remove the reasons for defaults of the task that a plan does not follow.
+
+        Args:
+            names: Settings that do not apply to the plan.
+            phases: Phases of the plan, which may follow a default all the same.
+        """
+        followed = {
+            "unfreeze": all(phase.unfreeze == "none" for phase in phases),
+            "head_epochs": any(p.unfreeze == "none" and p.epochs == self.config.head_epochs for p in phases),
+        }
+        for name, default in self.task.phase_defaults().items():
+            if name in names and not followed.get(name) and self.reasons.get(name) == default.reason:
+                del self.reasons[name]
+
     def rates(self, *, new_head: bool = False) -> tuple[float, float]:
         """Return the learning rates of a trained head and of fine-tuned blocks.
 
@@ -190,7 +206,7 @@ class Draft:
 
     def scratch_rate(self) -> float:
         """Peak learning rate of a training from random weights."""
-        if self.config.learning_rate != "auto":
+        if self.asked.learning_rate != "auto":
             return self.rates()[1]
         size = 32 if self.config.batch_size == "auto" else self.config.batch_size
         self.reasons["learning_rate"] = "usual for random weights, with a warmup"

@@ -101,7 +101,7 @@ def _with_task_settings(phase: Phase, draft: Draft) -> Phase:
 
 
 def _choose(draft: Draft) -> NamedPlan:
-    smallest, config = draft.stats.smallest, draft.config
+    smallest, config = draft.stats.smallest, draft.asked
     if not draft.stats.pretrained:
         draft.reasons["plan"] = "the weights of the backbone are random, so there is nothing to keep frozen"
         return NamedPlan("from_scratch")

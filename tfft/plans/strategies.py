@@ -57,6 +57,12 @@ class NamedPlan:
             if name not in PHASE_KEYWORDS and name not in special
         ]
         task = registry.asked_task(config.task)
+        task = None if task is None else task.with_architecture(config.architecture)
+        if self.name == "linear_probe" and task is not None and not task.trains_head:
+            problems.append(
+                f"it trains the head alone, and that of the task {task.name} has no weights of its own here; take "
+                "'lp_ft', 'full' or 'gradual', or leave plan= out"
+            )
         if self.name in _COMPUTED and task is not None and not task.solves_head:
             problems.append(
                 f"it computes a head from one row of features for each example, which the task {task.name} does "
@@ -71,10 +77,11 @@ class NamedPlan:
             PlanError: As :meth:`check`.
         """
         self.check(draft.asked)
-        builder, _, special = _BUILDERS[self.name]
+        builder, takes, special = _BUILDERS[self.name]
         own = {name: value for name, value in self.settings.items() if name in special}
         shared = {name: value for name, value in self.settings.items() if name not in special}
         made = builder(draft, **own)
+        draft.forget_defaults([name for name in _OPEN if name not in takes], made)
         return tuple(dataclasses.replace(p, **shared) if p.unfreeze != "none" else p for p in made)
 
 
@@ -320,10 +327,8 @@ def _fastai(draft: Draft) -> list[Phase]:
     draft.no_l2()
     draft.train_at_once()
     decay = round(100 ** (-1 / max(1, draft.stats.blocks)), 4)
-    return [
-        Phase(FROZEN, "none", 1, base, schedule="one_cycle"),
-        Phase(FINE_TUNE, "all", draft.epochs(), base / 2, schedule="one_cycle", layer_decay=decay),
-    ]
+    head = [Phase(FROZEN, "none", 1, base, schedule="one_cycle")] if draft.task.trains_head else []
+    return [*head, Phase(FINE_TUNE, "all", draft.epochs(), base / 2, schedule="one_cycle", layer_decay=decay)]
 
 
 def _few_shot(draft: Draft) -> list[Phase]:
